@@ -1,0 +1,1 @@
+"""DomainBed-Reasoning: the five-stage chain format, the prompts and the teachers."""
