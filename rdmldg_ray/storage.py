@@ -37,7 +37,9 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
     if scheme == "file":
         return fs.LocalFileSystem(), path
     if scheme != "s3":
-        raise StorageError(f"{location}: unknown scheme '{scheme}://'; use a local path or s3://bucket/prefix")
+        raise StorageError(
+            f"{location}: unknown scheme '{scheme}://'; use a local path or s3://bucket/prefix"
+        )
     return fs.S3FileSystem(), path
 
 

@@ -76,6 +76,12 @@ def parse_chain(text: str) -> Chain:
     return Chain(*stages)
 
 
+def conclusion_of(text: str) -> str | None:
+    """What stands between the first conclusion tags, however the rest looks; None without them."""
+    match = re.search(r"<CONCLUSION>(.*?)</CONCLUSION>", text, re.DOTALL)
+    return match.group(1).strip() if match else None
+
+
 def normalize_answer(text: str) -> str:
     """Fold case, underscores, punctuation and runs of space, so that ``Sea_Animal.`` is ``sea animal``."""
     return " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())

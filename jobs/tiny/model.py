@@ -1,0 +1,112 @@
+"""The tiny base model's architecture, tokenizer and processor: all of them transformers' own classes."""
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
+    PreTrainedTokenizerFast,
+)
+
+from rdmldg_ray.chains.format import TAGS
+
+IMAGE_SIZE, PATCH, SHUFFLE = 96, 12, 2  # pixels, pixels, patches on a side that become one token
+IMAGE_TOKENS = (IMAGE_SIZE // PATCH // SHUFFLE) ** 2
+VOCABULARY = 2048
+CONTEXT = 1024  # tokens
+WIDTH = 192
+
+END = "<end_of_utterance>"  # Idefics3's own name for it, which its processor adds in any case
+SPECIAL = ("<pad>", END, "<|user|>", "<|assistant|>", "<image>", "<fake_token_around_image>", "<global-img>")
+
+# A turn's images come before its text, so that all questions about an image share their prefix.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|' + message['role'] + '|>' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}"
+    "{%- else -%}"
+    "{%- for part in message['content'] if part['type'] == 'image' -%}{{- '<image>' -}}{%- endfor -%}"
+    "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}"
+    "{%- endif -%}"
+    "{{- '" + END + "' -}}"
+    "{%- if message['role'] == 'user' -%}{{- '\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+
+
+def build_processor(corpus: Iterable[str]) -> Idefics3Processor:
+    """Image processor, chat template and a byte-level BPE learned from the corpus."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(TAGS),
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        eos_token=END,
+        additional_special_tokens=list(SPECIAL[2:]),
+        model_max_length=CONTEXT,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    # Not special: a chain decoded with skip_special_tokens keeps its tags.
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
+    image_processor = Idefics3ImageProcessorPil(
+        do_image_splitting=False,
+        size={"longest_edge": IMAGE_SIZE},
+        max_image_size={"longest_edge": IMAGE_SIZE},
+    )
+    return Idefics3Processor(
+        image_processor, tokenizer, image_seq_len=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
+    )
+
+
+def build_model(processor: Idefics3Processor) -> Idefics3ForConditionalGeneration:
+    """The model with random weights."""
+    tokenizer = processor.tokenizer
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    config = Idefics3Config(
+        vision_config={
+            "hidden_size": WIDTH,
+            "intermediate_size": 4 * WIDTH,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 3,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": WIDTH,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": WIDTH // 3,
+            "max_position_embeddings": CONTEXT,
+            "tie_word_embeddings": True,
+            **ids,
+        },
+        scale_factor=SHUFFLE,
+        image_token_id=processor.image_token_id,
+        tie_word_embeddings=True,
+        **ids,
+    )
+    model = Idefics3ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model

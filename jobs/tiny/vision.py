@@ -1,0 +1,229 @@
+"""The vision stage: an encoder learns to see, before there is a decoder to speak.
+
+Three goals on augmented drawings: the teacher's features of the *clean* drawing (so that style does
+not matter), the concept across all sets that draw it, and its keywords. A linear probe on IconBed,
+one domain held out at a time, is logged as a yardstick; nothing is chosen by it.
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
+
+from tiny import pictures as drawings
+from tiny.pictures import Picture
+
+BATCH = 128
+WORD_COUNT = 4  # a keyword must belong to this many drawings to be a goal
+KEPT_PATCHES = 40  # of 64, for most of the training: most patches of a drawing are blank
+
+
+class Goals(nn.Module):
+    """The encoder's pooled features to the three goals."""
+
+    def __init__(self, width: int, concepts: int, words: int, teacher: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.concepts = nn.Linear(width, concepts)
+        self.words = nn.Linear(width, words)
+        self.teacher = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, teacher))
+
+    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[batch, width] to logits of concepts, of words, and the teacher's features."""
+        pooled = self.norm(pooled)
+        return self.concepts(pooled), self.words(pooled), self.teacher(pooled)
+
+
+def encode(vision: Idefics3VisionTransformer, pixels: torch.Tensor, kept: int | None = None) -> torch.Tensor:
+    """[batch, 3, 96, 96] to tokens [batch, patches, width]; ``kept``: only so many patches, by ink."""
+    patch = vision.patch_size
+    grid = pixels.shape[-1] // patch
+    mask = torch.ones(len(pixels), grid, grid, dtype=torch.bool)
+    tokens = vision.embeddings(pixel_values=pixels, patch_attention_mask=mask)
+    if kept:
+        ink = F.avg_pool2d((1 - pixels).mean(1, keepdim=True), patch).flatten(1)
+        chosen = (ink + 0.1 * torch.rand_like(ink)).topk(kept, dim=1).indices
+        tokens = tokens.gather(1, chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    tokens = vision.encoder(inputs_embeds=tokens, attention_mask=None).last_hidden_state
+    return vision.post_layernorm(tokens)
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [batch, 96, 96, 3] to float [batch, 3, 96, 96] in -1..1, as the image processor does."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
+
+
+def sampling_weights(pictures: list[Picture]) -> np.ndarray:
+    """How often each drawing is shown, summing to 1: things more than faces, people and signs."""
+    common = ("face-", "person", "family", "time", "hand", "arrow", "geometric", "av-symbol", "zodiac", "heart",
+              "other-symbol", "emotion", "math", "transport-sign", "warning", "punctuation")  # fmt: skip
+    weights = [
+        (0.6 if picture.group.startswith(common) else 2.0)
+        if picture.group
+        else (1.0 if picture.coloured else 0.6)
+        for picture in pictures
+    ]
+    return np.array(weights) / sum(weights)
+
+
+class Batches:
+    """Step number to a batch; the same number always gives the same batch."""
+
+    def __init__(self, pictures: list[Picture], views: np.ndarray, teacher: np.ndarray, seed: int):
+        self.pictures, self.views, self.seed = pictures, views, seed
+        self.weights = sampling_weights(pictures)
+        names = sorted({picture.concept for picture in pictures})
+        self.concept = {name: i for i, name in enumerate(names)}
+        counts = Counter(word for picture in pictures for word in set(picture.words))
+        words = sorted(word for word, count in counts.items() if count >= WORD_COUNT)
+        self.word = {word: i for i, word in enumerate(words)}
+        coloured = [i for i, picture in enumerate(pictures) if picture.coloured]
+        self.teacher_row = {picture: row for row, picture in enumerate(coloured)}
+        self.teacher = teacher
+
+    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+        random = np.random.default_rng((self.seed, step))
+        chosen = random.choice(len(self.pictures), BATCH, p=self.weights)
+        images, words = [], torch.zeros(BATCH, len(self.word))
+        teacher = torch.zeros(BATCH, self.teacher.shape[1])
+        for i, index in enumerate(chosen):
+            picture = self.pictures[index]
+            view = picture.views[-1] if random.random() < 0.35 else picture.views[0]
+            images.append(drawings.augment(self.views[view], random))
+            for word in picture.words:
+                if word in self.word:
+                    words[i, self.word[word]] = 1
+            if picture.coloured:
+                teacher[i] = torch.from_numpy(self.teacher[self.teacher_row[index]]).float()
+        return {
+            "pixels": to_pixels(np.stack(images)),
+            "concepts": torch.tensor([self.concept[self.pictures[i].concept] for i in chosen]),
+            "words": words / words.sum(1, keepdim=True).clamp(min=1),
+            "teacher": teacher,
+        }
+
+
+def loss_of(
+    vision, goals: Goals, batch: dict[str, torch.Tensor], kept: int | None
+) -> dict[str, torch.Tensor]:
+    """The three losses of a batch, means over the drawings that have the goal."""
+    # bfloat16 matrices are more than twice as fast on a processor that has them (AVX-512 BF16).
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = goals(encode(vision, batch["pixels"], kept).mean(1))
+    concepts, words, teacher = (values.float() for values in predicted)
+    taught = batch["teacher"].abs().sum(1) > 0
+    with_words = batch["words"].sum(1) > 0
+    return {
+        "concepts": F.cross_entropy(concepts, batch["concepts"], label_smoothing=0.1),
+        "words": -(batch["words"] * words.log_softmax(1)).sum(1)[with_words].mean(),
+        "teacher": (1 - F.cosine_similarity(teacher[taught], batch["teacher"][taught], dim=1)).mean(),
+    }
+
+
+WEIGHTS = {"concepts": 0.3, "words": 0.2, "teacher": 4.0}
+
+
+def optimizers(vision, goals: Goals, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the encoder's matrices, AdamW for all else."""
+    matrices = [p for p in vision.encoder.parameters() if p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    others = [p for p in vision.parameters() if id(p) not in taken] + list(goals.parameters())
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=lr, weight_decay=0.05, betas=(0.9, 0.98)),
+    ]
+
+
+def train(
+    vision, batches: Batches, iconbed: Path, cache: Path, steps: int, lr: float = 1.5e-3, log=print
+) -> None:
+    """Run the stage in place, or go on from its checkpoint; done when the checkpoint says so."""
+    checkpoint = cache / "vision.pt"
+    torch.manual_seed(0)
+    width = vision.post_layernorm.weight.shape[0]
+    goals = Goals(width, len(batches.concept), len(batches.word), batches.teacher.shape[1])
+    optims = optimizers(vision, goals, lr)
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        vision.load_state_dict(state["vision"])
+        goals.load_state_dict(state["goals"])
+        for optim, saved in zip(optims, state["optims"], strict=True):
+            optim.load_state_dict(saved)
+        first = state["step"]
+    images, labels, domains = read_probe(iconbed)
+    started, mean = time.time(), {}
+    for step in range(first, steps):
+        # Warm up, then fall linearly; all patches in the last quarter, as at inference.
+        now = lr * min((step + 1) / 200, 1 - step / steps * 0.98)
+        for optim in optims:
+            for group in optim.param_groups:
+                group["lr"] = now
+        kept = KEPT_PATCHES if step < 0.75 * steps else None
+        losses = loss_of(vision, goals, batches(step), kept)
+        sum(WEIGHTS[name] * loss for name, loss in losses.items()).backward()
+        torch.nn.utils.clip_grad_norm_([*vision.parameters(), *goals.parameters()], 2.0)
+        for optim in optims:
+            optim.step()
+            optim.zero_grad()
+        for name, loss in losses.items():
+            mean[name] = 0.98 * mean.get(name, loss.item()) + 0.02 * loss.item()
+        done = step + 1
+        if done % 50 == 0:
+            speed = (done - first) * BATCH / (time.time() - started)
+            eta = (steps - done) * BATCH / speed / 60
+            shown = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
+            log(f"vision {done}/{steps} {shown} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
+        if done % 500 == 0 or done == steps:
+            scores = probe(features(vision, images), labels, domains)
+            log(f"vision {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
+            state = {"vision": vision.state_dict(), "goals": goals.state_dict(), "step": done,
+                     "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+
+
+def read_probe(iconbed: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """IconBed's pixels [n, 3, 96, 96], label ids [n] and domains."""
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(iconbed, columns=["image", "label_id", "domain"]).to_pylist()
+    images = np.stack([drawings.read_png(row["image"]) for row in rows])
+    return to_pixels(images), torch.tensor([row["label_id"] for row in rows]), [row["domain"] for row in rows]
+
+
+@torch.inference_mode()
+def features(vision, pixels: torch.Tensor) -> torch.Tensor:
+    """Pooled features [n, width] of pixels [n, 3, 96, 96]."""
+    return torch.cat([encode(vision, part).mean(1) for part in pixels.split(128)])
+
+
+def probe(
+    pooled: torch.Tensor, labels: torch.Tensor, domains: list[str], decay: float = 3e-3
+) -> dict[str, float]:
+    """Accuracy (%) on each domain of a logistic regression fitted on the others, and their mean."""
+    scores = {}
+    for held_out in dict.fromkeys(domains):
+        test = torch.tensor([domain == held_out for domain in domains])
+        x = (pooled - pooled[~test].mean(0)) / (pooled[~test].std(0) + 1e-6)
+        weight = torch.zeros(x.shape[1], int(labels.max()) + 1, requires_grad=True)
+        bias = torch.zeros(weight.shape[1], requires_grad=True)
+        optim = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+
+        def closure(x=x, test=test, weight=weight, bias=bias, optim=optim):
+            optim.zero_grad()
+            loss = (
+                F.cross_entropy(x[~test] @ weight + bias, labels[~test]) + decay * weight.square().sum() / 2
+            )
+            loss.backward()
+            return loss
+
+        optim.step(closure)
+        right = (x[test] @ weight + bias).argmax(1) == labels[test]
+        scores[held_out] = 100 * right.float().mean().item()
+    return scores | {"mean": float(np.mean(list(scores.values())))}

@@ -1,0 +1,225 @@
+"""``rdmldg``: a thin door. Parses, calls, prints."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import pyarrow.compute as pc
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rdmldg_ray.config import Config, ConfigError, dump_config, load_config
+from rdmldg_ray.domainbed.samples import (
+    DatasetInfo,
+    chains_location,
+    dataset_location,
+    iconbed_info,
+    read_dataset_info,
+    write_iconbed,
+)
+from rdmldg_ray.errors import user_mistake
+from rdmldg_ray.models.folder import check_model
+from rdmldg_ray.pipeline import Pipeline
+from rdmldg_ray.report.samples import print_samples
+from rdmldg_ray.report.tables import domain_table, held_out_domains, percent, summary_table, time_table
+from rdmldg_ray.storage import check_writable, exists, join, list_files, read_table
+
+app = typer.Typer(
+    help="Fine-tune multimodal LLMs for domain generalization by reasoning (RD-MLDG), on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings as key.path=value, such as sarr.rounds=2.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
+Storage = Annotated[str | None, typer.Option(help="Local path or s3://bucket/prefix; sets 'storage'.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None, storage: Storage = None, dry_run: DryRun = False, debug: Debug = False
+) -> None:
+    """Run the method on the embedded data set with the embedded model, in a few minutes on two cores."""
+    with _mistakes_explained(debug):
+        _run(_config("demo", overrides, storage), dry_run)
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe: MTCT, rounds of SARR, evaluation; an interrupted run goes on where it was."""
+    with _mistakes_explained(debug):
+        _run(_config(recipe, overrides, storage), dry_run)
+
+
+@app.command()
+def evaluate(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Location of an adapter; without it the base model.")
+    ] = None,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a model on the recipe's held-out domains and on the sources' validation parts."""
+    with _mistakes_explained(debug):
+        config = _config(recipe, overrides, storage)
+        if adapter and not exists(join(adapter, "adapter_config.json")):
+            raise ValueError(f"{adapter}: no adapter_config.json here; give the folder that a training left")
+        info = _dataset(config)
+        pipeline = Pipeline(config, info, console)
+        table = Table(title=f"{adapter or config.model.path}: accuracy, %")
+        for column in ("held out", "pathway", "target (in)", "target (all)", "validation"):
+            table.add_column(column)
+        with _connected(config):
+            try:
+                for domain in dict.fromkeys(stage.held_out for stage in pipeline.stages):
+                    _, accuracies = pipeline.evaluate(domain, adapter)
+                    for pathway, accuracy in accuracies.items():
+                        values = [accuracy[key] for key in ("target_in", "target_all", "validation")]
+                        table.add_row(domain, pathway, *[percent(value) for value in values])
+            finally:
+                pipeline.close()
+        console.print(table)
+
+
+@app.command()
+def show(
+    run_name: Annotated[str, typer.Argument(help="Name of a run, or 'teacher' for the teacher's chains.")],
+    held_out: Annotated[str | None, typer.Option(help="Held-out domain; the run's first by default.")] = None,
+    round_number: Annotated[int, typer.Option("--round", min=1, help="Round of SARR.")] = 1,
+    verdict: Annotated[Literal["kept", "rejected", "all"], typer.Option(help="Which chains.")] = "all",
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    dataset: Annotated[str, typer.Option(help="Data set of the teacher's chains.")] = "iconbed",
+    teacher: Annotated[str, typer.Option(help="Source of the teacher's chains.")] = "rules",
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """Show a few samples with their chains, kept or rejected and why."""
+    with _mistakes_explained(debug):
+        root = _absolute(storage or Config().storage)
+        if run_name == "teacher":
+            location = chains_location(root, dataset, teacher)
+        else:
+            location = _candidates(join(root, "runs", run_name), held_out, round_number)
+        chains = read_table(location)
+        if verdict != "all":
+            chains = chains.filter(pc.field("kept") if verdict == "kept" else ~pc.field("kept"))
+        print_samples(console, chains.slice(0, limit).to_pylist())
+        console.print(f"{min(limit, len(chains))} of {len(chains)} chains in {location}", highlight=False)
+
+
+@contextmanager
+def _mistakes_explained(debug: bool) -> Iterator[None]:
+    """End a user's mistake with its message and exit code 2; let all else pass."""
+    try:
+        yield
+    except Exception as error:
+        mistake = user_mistake(error)
+        if mistake is None or debug:
+            raise
+        Console(stderr=True).print(
+            f"error: {mistake}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        raise typer.Exit(2) from None
+
+
+def _config(recipe: str, overrides: list[str] | None, storage: str | None) -> Config:
+    overrides = [*(overrides or []), *([f"storage={storage}"] if storage else [])]
+    config = load_config(recipe, overrides)
+    return config.model_copy(update={"storage": _absolute(config.storage)})
+
+
+def _absolute(location: str) -> str:
+    # Workers run in other folders, where a relative path would mean another place.
+    return location if "://" in location else os.path.abspath(os.path.expanduser(location))
+
+
+def _dataset(config: Config) -> DatasetInfo:
+    """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
+    check_model(config.model.path)
+    check_writable(config.storage)
+    if config.data.dataset == "iconbed":
+        write_iconbed(config.storage)
+    info = read_dataset_info(config.storage, config.data.dataset)
+    chains = chains_location(config.storage, info.name, config.data.chains)
+    if not list_files(chains, ".parquet"):
+        raise ConfigError(f"data.chains: no chains of '{config.data.chains}' in {chains}")
+    return info
+
+
+def _run(config: Config, dry_run: bool) -> None:
+    if dry_run:
+        return _print_plan(config)
+    pipeline = Pipeline(config, _dataset(config), console)
+    pipeline.prepare()
+    if pipeline.remaining():
+        with _connected(config):
+            pipeline.run()
+    else:
+        console.print(f"run '{config.name}' is complete; nothing to do", highlight=False)
+    _print_results(pipeline)
+
+
+def _print_plan(config: Config) -> None:
+    embedded = config.data.dataset == "iconbed"
+    written = exists(join(dataset_location(config.storage, config.data.dataset), "dataset.json"))
+    info = (
+        iconbed_info() if embedded and not written else read_dataset_info(config.storage, config.data.dataset)
+    )
+    console.print(dump_config(config), markup=False, highlight=False)
+    pipeline = Pipeline(config, info, console)
+    remaining = pipeline.remaining()
+    table = Table(title=f"plan of run '{config.name}' at {pipeline.location}")
+    table.add_column("stage")
+    table.add_column("images", justify="right")
+    table.add_column("steps", justify="right")
+    table.add_column("")
+    for stage in pipeline.stages:
+        images, steps = pipeline.workload(stage)
+        table.add_row(stage.name, images, steps, "" if stage in remaining else "complete")
+    console.print(table)
+
+
+def _print_results(pipeline: Pipeline) -> None:
+    state = pipeline.state()
+    domains = held_out_domains(state)
+    for domain in domains:
+        console.print(domain_table(state, domain))
+    if len(domains) > 1:
+        console.print(summary_table(state))
+    console.print(time_table(state))
+    console.print(f"outputs: {pipeline.location}", highlight=False, soft_wrap=True)
+    for stage in pipeline.stages:
+        console.print(f"  {stage.name}/", highlight=False)
+
+
+@contextmanager
+def _connected(config: Config) -> Iterator[None]:
+    from rdmldg_ray.ray_session import ray_session
+
+    with ray_session(config) as logs:
+        console.print(f"logs of Ray, DeepSpeed and vLLM: {logs}", highlight=False, soft_wrap=True)
+        yield
+
+
+def _candidates(run_location: str, held_out: str | None, round_number: int) -> str:
+    files = [f for f in list_files(run_location, ".parquet") if f"/sarr-{round_number}/candidates/" in f]
+    folders = list(dict.fromkeys(file.rsplit("/", 1)[0] for file in files))
+    for folder in folders:
+        if held_out is None or f"/{held_out}/sarr-" in folder:
+            return folder
+    raise ValueError(f"{run_location}: no candidates of round {round_number} for {held_out or 'any domain'}")

@@ -1,0 +1,310 @@
+"""Every setting, typed and checked.
+
+Imports neither torch nor ray, so that ``--help``, ``--dry-run`` and a test of every recipe are
+instant. A recipe is a YAML file with any part of this tree; what it leaves out has the default
+below. The defaults are the paper's (arXiv 2602.23777) where it gives a number.
+"""
+
+import contextlib
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Pathway = Literal["direct", "reasoning"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class ConfigError(ValueError):
+    """A recipe or an override is wrong; the message has one line for each mistake."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class DataConfig(_Section):
+    """Which images and chains, and how they are split."""
+
+    dataset: str = Field("iconbed", description="A data set below <storage>/datasets.")
+    held_out: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        ["all"], min_length=1, description="Domains to hold out, one run of the method for each; or 'all'."
+    )
+    chains: str = Field("rules", description="The teacher whose chains MTCT trains on.")
+    trial_seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="DomainBed's trial seed; fixes the splits."
+    )
+    holdout_fraction: Fraction = Field(
+        0.2, description="Share of each domain that DomainBed calls its 'out' part."
+    )
+    augment: Literal["none", "domainbed"] = Field(
+        "none", description="Training images as they are, or augmented as DomainBed does."
+    )
+
+
+class ModelConfig(_Section):
+    """The base model. ``tiny`` is the one in this package, any other value a folder or a hub id."""
+
+    path: str = "tiny"
+    dtype: Dtype = "bfloat16"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    max_length: Positive = Field(4096, description="Longest prompt plus answer, in tokens.")
+
+
+class LoraConfig(_Section):
+    """Low-rank adapters; the paper puts them on the vision encoder and the decoder both."""
+
+    rank: Positive = 8
+    alpha: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    parts: Annotated[list[Literal["vision", "connector", "decoder"]], BeforeValidator(_as_list)] = Field(
+        ["vision", "decoder"], min_length=1
+    )
+
+
+class PathwayWeights(_Section):
+    """Weights of the two terms of the MTCT loss."""
+
+    direct: NonNegative = 1.0
+    reasoning: NonNegative = 1.0
+
+
+class TrainingConfig(_Section):
+    """One stage of training: the optimizer and its batches."""
+
+    epochs: Positive = 3
+    batch_size: Positive = Field(128, description="Images in one optimizer step, over all workers.")
+    micro_batch_size: Positive = Field(4, description="Images in one forward pass of one worker.")
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    checkpoint_every: Positive = Field(50, description="Optimizer steps between checkpoints.")
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} is larger than batch_size {self.batch_size}"
+            )
+        return self
+
+
+class MtctConfig(TrainingConfig):
+    """Stage 1, Multi-Task Cross-Training; its loss serves stage 2 as well."""
+
+    weights: PathwayWeights = PathwayWeights()
+    # The paper writes -log p(y | x, q_cls): the log-probability of the whole label is the sum over
+    # its tokens, so the sum is the formula and the mean an experiment.
+    label_reduction: Literal["sum", "mean"] = "sum"
+
+    @model_validator(mode="after")
+    def _some_pathway(self) -> Self:
+        if self.weights.direct == 0 and self.weights.reasoning == 0:
+            raise ValueError("weights.direct and weights.reasoning are both 0: nothing to train on")
+        return self
+
+
+class FilterConfig(_Section):
+    """Which of the model's own chains are kept."""
+
+    max_tokens: Positive | None = Field(None, description="Longest kept chain, in tokens; none for no bound.")
+    min_logprob: float | None = Field(
+        None, le=0, description="Least mean log-probability of a token of a kept chain."
+    )
+
+
+class SarrConfig(_Section):
+    """Stage 2, Self-Aligned Reasoning Regularization."""
+
+    rounds: Annotated[int, Field(ge=0)] = 3
+    max_attempts: Positive = Field(4, description="Draws for an image before it is left out of the round.")
+    temperatures: Annotated[list[NonNegative], BeforeValidator(_as_list)] = Field(
+        [1.0], min_length=1, description="Temperature by attempt; the last serves all later ones."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Positive = 1024
+    filter: FilterConfig = FilterConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _attempts_differ(self) -> Self:
+        if len(self.temperatures) > self.max_attempts:
+            raise ValueError(
+                f"temperatures lists {len(self.temperatures)} attempts, "
+                f"max_attempts allows {self.max_attempts}"
+            )
+        if self.max_attempts > 1 and self.temperatures[0] == 0 and self.temperatures[-1] == 0:
+            raise ValueError("temperature 0 writes the same chain at every attempt; set max_attempts to 1")
+        return self
+
+
+class WorkersConfig(_Section):
+    """The Ray Train workers and how DeepSpeed shards over them."""
+
+    num_workers: Positive = 1
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_worker: NonNegative = 0.0
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        3, description="Restarts from the last checkpoint before a stage gives up; -1 for no limit."
+    )
+
+
+class EnginesConfig(_Section):
+    """The pool of vLLM engines that writes chains and answers in evaluation."""
+
+    num_engines: Positive = 1
+    cpus_per_engine: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_engine: Annotated[int, Field(ge=0)] = Field(0, description="Also the tensor-parallel size.")
+    dtype: Dtype = "bfloat16"
+    batch_size: Positive = Field(256, description="Images handed to an engine at once.")
+    gpu_memory_utilization: Fraction = 0.85
+    cpu_kv_cache_gib: Positive = Field(1, description="KV cache of an engine on CPU, in GiB.")
+    start_timeout_s: Positive = 900
+
+
+class EvaluationConfig(_Section):
+    """Which pathways answer, and after which stages."""
+
+    pathways: Annotated[list[Pathway], BeforeValidator(_as_list)] = Field(
+        ["direct", "reasoning"], min_length=1
+    )
+    zero_shot: bool = True
+    max_new_tokens: Positive = 1024
+
+
+class Config(_Section):
+    """A whole run: Algorithm 1 of the paper over the held-out domains."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    storage: str = Field(
+        "rdmldg-store", description="Local path or s3://bucket/prefix for data sets and runs."
+    )
+    seed: Annotated[int, Field(ge=0)] = 0
+    scheduling_timeout_s: Positive = Field(600, description="Wait for the cluster before a stage gives up.")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    mtct: MtctConfig = MtctConfig()
+    sarr: SarrConfig = SarrConfig()
+    workers: WorkersConfig = WorkersConfig()
+    engines: EnginesConfig = EnginesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if self.sarr.rounds > 0 and self.mtct.weights.reasoning == 0:
+            raise ValueError(
+                "sarr.rounds needs the reasoning pathway, but mtct.weights.reasoning is 0; "
+                "set sarr.rounds=0 for labels only"
+            )
+        if (self.workers.gpus_per_worker > 0) != (self.engines.gpus_per_engine > 0):
+            raise ValueError(
+                "workers.gpus_per_worker and engines.gpus_per_engine must both be 0 or both be positive"
+            )
+        for stage, training in (("mtct", self.mtct), ("sarr.training", self.sarr.training)):
+            if training.batch_size < self.workers.num_workers:
+                raise ValueError(
+                    f"{stage}.batch_size {training.batch_size} is smaller than workers.num_workers "
+                    f"{self.workers.num_workers}: every worker needs an image in every step"
+                )
+        return self
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
+    """Read a recipe, by its shipped name or as a path to a YAML file, with ``key.path=value`` overrides.
+
+    Raises:
+        ConfigError: for a missing recipe, an unknown key, a wrong type, a value out of range or two
+            settings that contradict each other; one line for each mistake, with the key's path.
+    """
+    tree = _read_recipe(recipe)
+    for override in overrides or []:
+        _apply_override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise ConfigError("\n".join([f"recipe '{recipe}' is not valid:", *lines])) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML; ``load_config`` of it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"no recipe '{recipe}'{_nearest(recipe, recipe_names())}; or give a path to a .yaml file"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of settings, not a {type(tree).__name__}")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override '{override}' is not of the form key.path=value, such as sarr.rounds=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    # YAML 1.1 reads 1e-3 as a string; a number is what is meant.
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override '{override}': '{parent}' is a value, not a section")
+    tree[leaf] = value
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    path = ".".join(location) or "(whole recipe)"
+    if item["type"] == "extra_forbidden":
+        return f"  {path}: unknown key{_nearest(location[-1], _keys_beside(location))}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"  {path}: {message}"
+    return f"  {path}: {message} (given: {item['input']!r})"
+
+
+def _keys_beside(location: list[str]) -> list[str]:
+    section: Any = Config
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation
+        section = next(a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields"))
+    return list(section.model_fields)
+
+
+def _nearest(word: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(names)}"

@@ -1,0 +1,1 @@
+"""The benchmark: data sets, their splits, and DomainBed's protocol."""

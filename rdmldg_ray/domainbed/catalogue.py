@@ -1,0 +1,87 @@
+"""The data sets that are known by name, and what their literature says of them.
+
+The numbers serve to check an ingest ("9,991 images expected"). Names of classes are given only for the
+embedded data set; for the others the folders of the archive are the authority.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set of the benchmark.
+
+    Attributes:
+        name: as used on storage and in configurations.
+        title: as printed in tables.
+        environments: its domains, sorted; an environment's index is its place here.
+        num_classes: how many classes every environment has.
+        num_images: images in all environments, as the literature counts them. Downloads may differ.
+        class_names: the classes, sorted, where they are certain.
+    """
+
+    name: str
+    title: str
+    environments: tuple[str, ...]
+    num_classes: int
+    num_images: int
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        assert list(self.environments) == sorted(self.environments), self.name
+        assert self.class_names is None or len(self.class_names) == self.num_classes, self.name
+
+
+ICONBED = Dataset(
+    "iconbed",
+    "IconBed",
+    ("flat", "gradient", "paint", "sketch"),
+    12,
+    1148,
+    (
+        "bird",
+        "bug",
+        "building",
+        "clothing",
+        "drink",
+        "mammal",
+        "meal",
+        "plant",
+        "produce",
+        "sea_animal",
+        "tool",
+        "vehicle",
+    ),
+)
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        ICONBED,
+        Dataset("pacs", "PACS", ("art_painting", "cartoon", "photo", "sketch"), 7, 9991),
+        Dataset("vlcs", "VLCS", ("Caltech101", "LabelMe", "SUN09", "VOC2007"), 5, 10729),
+        Dataset("officehome", "OfficeHome", ("Art", "Clipart", "Product", "Real World"), 65, 15588),
+        # Newer downloads hold about 24,330 images.
+        Dataset(
+            "terraincognita",
+            "TerraIncognita",
+            ("location_100", "location_38", "location_43", "location_46"),
+            10,
+            24788,
+        ),
+    )
+}
+
+
+def get_dataset(name: str) -> Dataset:
+    """The data set of that name.
+
+    Raises:
+        ValueError: when there is none; the message names the nearest names, or all of them.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    near = difflib.get_close_matches(name.lower(), DATASETS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(DATASETS)}"
+    raise ValueError(f"unknown data set {name!r}; {hint}")

@@ -1,0 +1,84 @@
+"""What a stage may see of a data set: an index of the samples of the domains it is given.
+
+Training and generation get an index of the source domains only. The held-out domain's files are
+never opened for it, not even for their metadata.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdmldg_ray.domainbed.samples import DatasetInfo, samples_location
+from rdmldg_ray.domainbed.splits import split_indices
+from rdmldg_ray.storage import StorageError, list_files, open_location
+
+_METADATA = ["id", "label", "label_id", "domain", "index"]
+
+
+def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Table:
+    """One row for each sample of the given domains, without its image.
+
+    Columns: ``id``, ``label``, ``label_id``, ``domain``, ``index`` (in ImageFolder order within the
+    domain), and where the image lies: ``file``, ``row_group``, ``row``.
+
+    Raises:
+        ValueError: for a domain that the data set does not have.
+        StorageError: when a domain has no files.
+    """
+    tables = []
+    for domain in domains:
+        if domain not in info.environments:
+            raise ValueError(f"{info.name} has no domain '{domain}'; it has: {', '.join(info.environments)}")
+        folder = samples_location(root, info.name, domain)
+        files = list_files(folder, ".parquet")
+        if not files:
+            raise StorageError(f"{folder}: no Parquet files here; write the data set again")
+        tables += [_index_file(file) for file in files]
+    return pa.concat_tables(tables)
+
+
+def take_part(
+    index: pa.Table, info: DatasetInfo, part: Literal["in", "out"], trial_seed: int, holdout_fraction: float
+) -> pa.Table:
+    """The rows in DomainBed's ``in`` part (80 %) or ``out`` part (20 %) of each domain."""
+    chosen = []
+    for number, domain in enumerate(info.environments):
+        rows = index.filter(pa.compute.equal(index["domain"], domain))
+        if len(rows):
+            kept, held = split_indices(len(rows), trial_seed, number, holdout_fraction)
+            wanted = pa.array(kept if part == "in" else held)
+            chosen.append(rows.filter(pa.compute.is_in(rows["index"], wanted)))
+    return pa.concat_tables(chosen)
+
+
+def read_images(index: pa.Table) -> list[bytes]:
+    """The encoded images of some rows of an index, in the rows' order."""
+    return [
+        _row_group_images(file, group)[row].as_py()
+        for file, group, row in zip(
+            index["file"].to_pylist(), index["row_group"].to_pylist(), index["row"].to_pylist(), strict=True
+        )
+    ]
+
+
+def _index_file(location: str) -> pa.Table:
+    filesystem, path = open_location(location)
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
+        table = parquet.read(columns=_METADATA)
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    rows = [row for size in sizes for row in range(size)]
+    table = table.append_column("file", pa.array([location] * len(groups)))
+    table = table.append_column("row_group", pa.array(groups, pa.int32()))
+    return table.append_column("row", pa.array(rows, pa.int32()))
+
+
+# A batch takes rows from all over a data set; keeping the last few row groups spares most reads.
+@lru_cache(maxsize=32)
+def _row_group_images(location: str, group: int) -> pa.ChunkedArray:
+    filesystem, path = open_location(location)
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        return parquet.read_row_group(group, columns=["image"])["image"]

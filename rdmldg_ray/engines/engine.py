@@ -1,0 +1,161 @@
+"""One vLLM engine, to be run as a Ray actor."""
+
+import shutil
+import tempfile
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from rdmldg_ray.chains.prompts import display_name
+from rdmldg_ray.config import Config, Pathway
+from rdmldg_ray.models.folder import model_folder
+from rdmldg_ray.storage import download_folder
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine is asked to write for each image."""
+
+    pathway: Pathway
+    attempt: int
+    """Number of the draw, from 0; with the sample's id and the seed it fixes the randomness."""
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int
+
+
+ANSWER_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("attempt", pa.int32()),
+        ("text", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("logprob", pa.float64()),  # sum over the answer's tokens, in nats
+        ("finished", pa.bool_()),  # ended by itself, not by the token limit
+    ]
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a model got into an engine, and how long that took."""
+
+    how: Literal["start", "reload"]
+    seconds: float
+
+
+class Engine:
+    """A vLLM engine over one model, with merged weights.
+
+    LoRA sits on the vision encoder as well as on the decoder, which vLLM would silently ignore;
+    so the adapter is merged on the engine's own node and the engine gets a plain model.
+    """
+
+    def __init__(self, config: Config, class_names: list[str]):
+        self.config = config
+        self.class_names = class_names
+        self.base = model_folder(config.model.path)
+        self.folder: Path | None = None  # the merged model now in the engine; None for the base
+        self.llm: Any = None
+        self.prompts: dict[str, str] = {}
+
+    def load(self, adapter: str | None) -> LoadReport:
+        """Serve base plus adapter; the base alone for None. Reloads in place once started."""
+        started = time.perf_counter()
+        folder = self._merge(adapter) if adapter else None
+        model = str(folder or self.base)
+        how: Literal["start", "reload"] = "reload" if self.llm else "start"
+        if self.llm:
+            self._reload(model)
+        else:
+            self._start(model)
+        if self.folder:
+            shutil.rmtree(self.folder)
+        self.folder = folder
+        return LoadReport(how, time.perf_counter() - started)
+
+    def generate(self, batch: pa.Table, request: Request) -> pa.Table:
+        """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``."""
+        from rdmldg_ray.models.prompts import decode_image
+
+        ids = batch["id"].to_pylist()
+        inputs = [
+            {
+                "prompt": self.prompts[request.pathway],
+                "multi_modal_data": {"image": decode_image(sample_id, data)},
+            }
+            for sample_id, data in zip(ids, batch["image"].to_pylist(), strict=True)
+        ]
+        sampling = [self._sampling(request, sample_id) for sample_id in ids]
+        outputs = [result.outputs[0] for result in self.llm.generate(inputs, sampling, use_tqdm=False)]
+        return pa.table(
+            {
+                "id": ids,
+                "attempt": [request.attempt] * len(ids),
+                "text": [output.text for output in outputs],
+                "num_tokens": [len(output.token_ids) for output in outputs],
+                "logprob": [output.cumulative_logprob for output in outputs],
+                "finished": [output.finish_reason == "stop" for output in outputs],
+            },
+            schema=ANSWER_SCHEMA,
+        )
+
+    def _merge(self, adapter: str) -> Path:
+        from rdmldg_ray.models.loading import save_merged
+
+        folder = Path(tempfile.mkdtemp(prefix="rdmldg-merged-"))
+        with tempfile.TemporaryDirectory() as local:
+            save_merged(self.base, download_folder(adapter, Path(local)), self.config.model, folder)
+        return folder
+
+    def _start(self, model: str) -> None:
+        from vllm import LLM
+
+        from rdmldg_ray.models.loading import load_processor
+        from rdmldg_ray.models.prompts import PathwayPrompts
+
+        engines = self.config.engines
+        on_gpu = engines.gpus_per_engine > 0
+        share: dict[str, Any] = {"gpu_memory_utilization": engines.gpu_memory_utilization} if on_gpu else {}
+        prompts = PathwayPrompts(load_processor(self.base), self.class_names)
+        self.prompts = {"direct": prompts.direct_text, "reasoning": prompts.reasoning_text}
+        self.llm = LLM(
+            model,
+            dtype=engines.dtype,
+            max_model_len=self.config.model.max_length,
+            tensor_parallel_size=max(1, engines.gpus_per_engine),
+            enforce_eager=not on_gpu,
+            limit_mm_per_prompt={"image": 1},
+            seed=self.config.seed,
+            disable_log_stats=True,
+            **share,
+        )
+
+    def _reload(self, model: str) -> None:
+        # The reload empties the worker's cache of encoded images but not the scheduler's, and an
+        # image seen earlier would then end the engine; so all caches go first.
+        self.llm.reset_prefix_cache()
+        self.llm.llm_engine.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model})
+
+    def _sampling(self, request: Request, sample_id: str) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        constraint = None
+        if request.pathway == "direct":
+            constraint = StructuredOutputsParams(choice=[display_name(name) for name in self.class_names])
+        return SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_new_tokens,
+            logprobs=0,
+            seed=zlib.crc32(f"{request.seed}/{sample_id}/{request.attempt}".encode()),
+            structured_outputs=constraint,
+        )

@@ -1,0 +1,27 @@
+"""From what Ray raises back to the user's mistake that caused it."""
+
+
+def user_mistake(error: BaseException) -> ValueError | TimeoutError | None:
+    """The ValueError (or time-out of ours) at the root of an error, through Ray's wrappers; else None.
+
+    Ray wraps what a worker raised: tasks and actors keep it as ``cause``, Ray Train as the failures
+    of its workers or of its controller.
+    """
+    seen: set[int] = set()
+    found = None
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        # A task error also subclasses its cause's class; only the cause itself has the bare message.
+        wrapped = [
+            getattr(current, "cause", None),
+            getattr(current, "controller_failure", None),
+            *getattr(current, "worker_failures", {}).values(),
+        ]
+        if isinstance(current, ValueError | TimeoutError) and not any(wrapped):
+            found = current
+        pending += [current.__cause__, *wrapped]
+    return found

@@ -1,0 +1,1 @@
+"""Predictions by both pathways, and accuracy by DomainBed's protocol."""

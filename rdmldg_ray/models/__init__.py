@@ -1,0 +1,1 @@
+"""Model families, LoRA, loading, and export for serving."""

@@ -1,0 +1,48 @@
+"""What differs between model families, one entry each.
+
+A family is recognised by ``model_type`` in the model's ``config.json``.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of a family live, as prefixes of module names in transformers."""
+
+    name: str
+    vision: str
+    connector: str
+    decoder: str
+
+    def prefix(self, part: str) -> str:
+        """Module prefix of ``vision``, ``connector`` or ``decoder``."""
+        return str(getattr(self, part))
+
+
+FAMILIES = {
+    "idefics3": Family(
+        name="Idefics3 / SmolVLM",
+        vision="model.vision_model",
+        connector="model.connector",
+        decoder="model.text_model",
+    ),
+}
+FAMILIES["smolvlm"] = FAMILIES["idefics3"]
+
+
+def family_of(model_folder: Path) -> Family:
+    """The family of a model folder.
+
+    Raises:
+        ValueError: for a model type that is not in ``FAMILIES``; the message lists those that are.
+    """
+    model_type = json.loads((model_folder / "config.json").read_text()).get("model_type")
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{model_folder}: model type '{model_type}' is not supported; "
+            f"these are: {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]

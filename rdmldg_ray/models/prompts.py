@@ -1,0 +1,87 @@
+"""From image, question and options to model inputs, the same for trainer and engine."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+
+from rdmldg_ray.chains.prompts import direct_prompt, reasoning_prompt
+
+
+def decode_image(sample_id: str, data: bytes) -> Image.Image:
+    """Encoded bytes to an upright RGB image.
+
+    Raises:
+        ValueError: when the bytes are no image; the message names the sample.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{sample_id}: the image does not decode ({error}); ingest the data set again, "
+            "which rejects and lists such rows"
+        ) from error
+
+
+def render_prompt(processor: Any, text: str) -> str:
+    """One user turn of an image and a text, as the model's own chat template writes it."""
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+    return str(processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """A batch of images with the prompt's shared prefix."""
+
+    prefixes: list[list[int]]
+    """Token ids up to where the two pathways part, one list for each image; image tokens expanded."""
+    model_inputs: dict[str, torch.Tensor]
+    """What the vision encoder takes: ``pixel_values`` and whatever else the family has."""
+
+
+class PathwayPrompts:
+    """The prompts of both pathways over one list of classes, tokenized once.
+
+    ``direct_tail`` and ``reasoning_tail`` are the token ids of each pathway's prompt after the
+    longest prefix that both have in common. Cutting between tokens, not characters, keeps every
+    token what it would be in a prompt of its own.
+    """
+
+    def __init__(self, processor: Any, class_names: Sequence[str]):
+        self.processor = processor
+        self.direct_text = render_prompt(processor, direct_prompt(class_names))
+        self.reasoning_text = render_prompt(processor, reasoning_prompt(class_names))
+        direct = processor.tokenizer(self.direct_text)["input_ids"]
+        reasoning = processor.tokenizer(self.reasoning_text)["input_ids"]
+        shared = 0
+        while shared < min(len(direct), len(reasoning)) and direct[shared] == reasoning[shared]:
+            shared += 1
+        self.direct_tail: list[int] = direct[shared:]
+        self.reasoning_tail: list[int] = reasoning[shared:]
+        assert self.direct_tail and self.reasoning_tail, "a pathway's prompt is a prefix of the other's"
+        image_token = processor.image_token
+        tail_text = processor.tokenizer.decode(self.reasoning_tail)
+        assert image_token not in tail_text, "the chat template puts the image after the text"
+
+    def target_ids(self, text: str) -> list[int]:
+        """An answer as the model is to write it: its tokens and the end of the turn."""
+        tokenizer = self.processor.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, tokenizer.eos_token_id]
+
+    def encode(self, images: Sequence[Image.Image]) -> EncodedImages:
+        """Run the image processor and expand the image tokens, for a batch of RGB images."""
+        inputs = self.processor(
+            text=[self.reasoning_text] * len(images),
+            images=[[image] for image in images],
+            padding=True,
+            return_tensors="pt",
+        )
+        token_ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        tail = len(self.reasoning_tail)
+        prefixes = [ids[keep.bool()].tolist()[:-tail] for ids, keep in zip(token_ids, mask, strict=True)]
+        return EncodedImages(prefixes, dict(inputs))

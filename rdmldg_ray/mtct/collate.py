@@ -1,0 +1,102 @@
+"""From encoded images, labels and chains to a laid-out batch, ahead of the training step."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from ray.data.collate_fn import ArrowBatchCollateFn
+
+from rdmldg_ray.chains.prompts import display_name
+from rdmldg_ray.config import PathwayWeights
+from rdmldg_ray.models.prompts import PathwayPrompts, decode_image
+from rdmldg_ray.mtct.augment import augment_image
+from rdmldg_ray.mtct.layout import Branch, Layout, lay_out
+from rdmldg_ray.mtct.loss import DIRECT, REASONING
+from rdmldg_ray.mtct.schedule import BatchPlan
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass."""
+
+    ids: list[str]
+    layout: Layout
+    model_inputs: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One worker's share of one optimizer step."""
+
+    step: int
+    rank: int
+    epoch: int
+    micro_batches: list[MicroBatch]
+
+
+class MtctCollator(ArrowBatchCollateFn):
+    """Decode, augment, tokenize and lay out; Ray Data calls it in a thread ahead of the step."""
+
+    def __init__(
+        self,
+        prompts: PathwayPrompts,
+        weights: PathwayWeights,
+        plan: BatchPlan,
+        augment: str,
+        seed: int,
+        max_length: int,
+    ):
+        self.prompts = prompts
+        self.weights = weights
+        self.plan = plan
+        self.augment = augment
+        self.seed = seed
+        self.max_length = max_length
+
+    def __call__(self, batch: pa.Table) -> StepBatch:  # type: ignore[override]  # Ray allows any type
+        """A batch of one row, as ``mtct.stream`` makes it."""
+        [row] = batch.to_pylist()
+        whole = list(range(len(row["id"])))
+        return StepBatch(
+            step=row["step"],
+            rank=row["rank"],
+            epoch=row["epoch"],
+            micro_batches=[self._micro_batch(row, part) for part in self.plan.micro_batches(whole)],
+        )
+
+    def _micro_batch(self, row: dict[str, Any], part: list[int]) -> MicroBatch:
+        ids = [row["id"][i] for i in part]
+        images = [self._image(row["id"][i], row["image"][i], row["epoch"]) for i in part]
+        encoded = self.prompts.encode(images)
+        branches = [self.branches(row["label"][i], row["chain"][i]) for i in part]
+        layout = lay_out(encoded.prefixes, branches, self.prompts.processor.tokenizer.pad_token_id)
+        length = layout.input_ids.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"a batch with {ids[0]} has sequences of {length} tokens, more than model.max_length "
+                f"{self.max_length}; raise it or shorten the chains"
+            )
+        return MicroBatch(ids, layout, encoded.model_inputs)
+
+    def _image(self, sample_id: str, data: bytes, epoch: int) -> Image.Image:
+        image = decode_image(sample_id, data)
+        if self.augment == "none":
+            return image
+        # Seeded by sample and epoch: a resumed stage sees the images that it would have seen.
+        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(sample_id.encode())])
+        return augment_image(image, rng)
+
+    def branches(self, label: str, chain: str) -> list[Branch]:
+        """The pathways of one sample; one of weight zero is not laid out at all."""
+        branches = []
+        if self.weights.direct > 0:
+            target = self.prompts.target_ids(display_name(label))
+            branches.append(Branch(DIRECT, self.prompts.direct_tail, target))
+        if self.weights.reasoning > 0:
+            target = self.prompts.target_ids(chain)
+            branches.append(Branch(REASONING, self.prompts.reasoning_tail, target))
+        return branches

@@ -1,0 +1,256 @@
+"""The training loop of one worker: DeepSpeed, from the first step to the last adapter.
+
+Imports what is heavy at the top: only Ray Train's worker processes import this module.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import ray.train
+import torch
+import torch.distributed as dist
+from transformers import get_scheduler
+
+from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.models.families import family_of
+from rdmldg_ray.models.folder import model_folder
+from rdmldg_ray.models.loading import add_lora, load_adapter, load_base, load_processor
+from rdmldg_ray.models.prompts import PathwayPrompts
+from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
+from rdmldg_ray.mtct.loss import PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.progress import ProgressFile
+from rdmldg_ray.storage import download_folder, exists, join, read_bytes, upload_folder, write_bytes
+
+_TAG = "deepspeed"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a worker needs to know about its stage."""
+
+    config: Config
+    training: TrainingConfig
+    plan: BatchPlan
+    class_names: list[str]
+    stage: str
+    """Where the stage's outputs go."""
+    adapter: str | None
+    """Location of the adapter to go on from; None for a new one."""
+    seed: int
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Entry point of a Ray Train worker; ``settings`` holds one ``TrainJob`` under ``job``."""
+    job: TrainJob = settings["job"]
+    Worker(job).run()
+
+
+class Worker:
+    """One rank: its model, its share of every batch, its shard of every checkpoint."""
+
+    def __init__(self, job: TrainJob):
+        self.job = job
+        self.rank = ray.train.get_context().get_world_rank()
+        self.world_size = ray.train.get_context().get_world_size()
+        base = model_folder(job.config.model.path)
+        torch.manual_seed(job.seed)
+        self.model = self._load_model(base)
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.engine = self._initialize_deepspeed()
+        self.prompts = PathwayPrompts(load_processor(base), job.class_names)
+        self.metrics_log = join(job.stage, "metrics.jsonl")
+        self.metrics: list[str] = []
+        self.progress = ProgressFile(job.stage) if self.rank == 0 else None
+
+    def run(self) -> None:
+        """Train from the last checkpoint, if there is one, to the plan's end."""
+        step = self._resume()
+        total = self.job.plan.total_steps
+        clock = _Clock(done=step)
+        for batch in self._batches(first_step=step):
+            assert (batch.step, batch.rank) == (step, self.rank), "the stream left the plan's order"
+            clock.data_arrived()
+            metrics = self._step(batch)
+            step += 1
+            metrics |= clock.step_done(step, total, self.job.plan.step_size(step - 1), metrics["tokens"])
+            self.metrics.append(_json_line(metrics))
+            if self.progress:
+                self.progress.write(step, total, _describe(metrics), last=step == total)
+            if step % self.job.training.checkpoint_every == 0 or step == total:
+                self._checkpoint(metrics)
+        assert step == total, f"the stream ended at step {step} of {total}"
+        if self.rank == 0:
+            self._write_outputs()
+        dist.barrier()
+
+    def _load_model(self, base: Path) -> Any:
+        model = load_base(base, self.job.config.model)
+        if self.job.adapter is None:
+            return add_lora(model, family_of(base), self.job.config.lora)
+        with tempfile.TemporaryDirectory() as folder:
+            return load_adapter(model, download_folder(self.job.adapter, Path(folder)))
+
+    def _initialize_deepspeed(self) -> Any:
+        training = self.job.training
+        on_gpu = torch.cuda.is_available()
+        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
+        settings = {
+            "train_micro_batch_size_per_gpu": training.micro_batch_size,
+            "gradient_accumulation_steps": self.job.plan.accumulation,
+            "gradient_clipping": training.max_grad_norm,
+            "bf16": {"enabled": self.job.config.model.dtype == "bfloat16"},
+            "zero_optimization": {"stage": self.job.config.workers.zero_stage},
+            "optimizer": {
+                "type": "AdamW",
+                "params": {
+                    "lr": training.learning_rate,
+                    "weight_decay": training.weight_decay,
+                    # DeepSpeed's own Adam is a CUDA or AVX kernel that it compiles at first use.
+                    "torch_adam": not on_gpu,
+                },
+            },
+        }
+        total = self.job.plan.total_steps
+
+        def schedule(optimizer: Any) -> Any:
+            warmup = round(training.warmup_ratio * total)
+            return get_scheduler(
+                training.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=total
+            )
+
+        engine, *_ = deepspeed.initialize(
+            model=self.model, model_parameters=self.trainable, config=settings, lr_scheduler=schedule
+        )
+        engine.train()
+        return engine
+
+    def _batches(self, first_step: int) -> Iterator[StepBatch]:
+        config = self.job.config
+        collate = MtctCollator(
+            self.prompts,
+            config.mtct.weights,
+            self.job.plan,
+            config.data.augment,
+            self.job.seed,
+            config.model.max_length,
+        )
+        shard = ray.train.get_dataset_shard("train")
+        for batch in shard.iter_torch_batches(batch_size=1, prefetch_batches=2, collate_fn=collate):
+            if batch.step >= first_step:
+                yield batch
+
+    def _step(self, batch: StepBatch) -> dict[str, float]:
+        size = self.job.plan.step_size(batch.step)
+        weights = self.job.config.mtct.weights
+        learning_rate = self.engine.get_lr()[0]
+        sums = torch.zeros(3, dtype=torch.float64)
+        for micro in batch.micro_batches:
+            losses = self._forward(micro)
+            # DeepSpeed divides by the number of forward passes and averages over workers; undoing both
+            # leaves the mean over the samples of the step, however they are cut.
+            scale = self.world_size * self.job.plan.accumulation / size
+            self.engine.backward(losses.weighted_sum(weights.direct, weights.reasoning) * scale)
+            self.engine.step()
+            sums += torch.tensor(
+                [losses.direct.sum().item(), losses.reasoning.sum().item(), micro.layout.segments.ge(0).sum()]
+            )
+        dist.all_reduce(sums_on_device := sums.to(self.engine.device))
+        direct, reasoning, tokens = sums_on_device.tolist()
+        return {
+            "step": batch.step,
+            "epoch": batch.epoch,
+            "loss_direct": direct / size,
+            "loss_reasoning": reasoning / size,
+            "learning_rate": learning_rate,
+            "tokens": tokens,
+        }
+
+    def _forward(self, micro: MicroBatch) -> PathwayLosses:
+        device, layout = self.engine.device, micro.layout
+        outputs = self.engine(
+            input_ids=layout.input_ids.to(device),
+            position_ids=layout.position_ids.to(device),
+            attention_mask=layout.attention_mask(getattr(torch, self.job.config.model.dtype)).to(device),
+            logits_to_keep=layout.keep.to(device),
+            use_cache=False,
+            **{name: value.to(device) for name, value in micro.model_inputs.items()},
+        )
+        return pathway_losses(
+            outputs.logits,
+            layout.targets.to(device),
+            layout.target_pathway.to(device),
+            self.job.config.mtct.label_reduction,
+        )
+
+    def _checkpoint(self, metrics: dict[str, float]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            # The base is not ours to copy: adapters and optimizer state only.
+            self.engine.save_checkpoint(
+                folder,
+                tag=_TAG,
+                client_state={"step": int(metrics["step"]) + 1},
+                exclude_frozen_parameters=True,
+            )
+            if self.rank == 0:
+                write_bytes(self.metrics_log, "".join(self.metrics).encode())
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def _resume(self) -> int:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as folder:
+            _, state = self.engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
+        step = int(state["step"])
+        if exists(self.metrics_log):
+            self.metrics = read_bytes(self.metrics_log).decode().splitlines(keepends=True)[:step]
+        return step
+
+    def _write_outputs(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            stage3 = self.job.config.workers.zero_stage == 3
+            with deepspeed.zero.GatheredParameters(self.trainable, enabled=stage3):
+                self.model.save_pretrained(folder)
+            upload_folder(Path(folder), join(self.job.stage, "adapter"))
+
+
+class _Clock:
+    """Rates since the start, and the share of time spent waiting for data."""
+
+    def __init__(self, done: int):
+        self.first = done
+        self.start = self.mark = time.perf_counter()
+        self.waited = self.samples = self.tokens = 0.0
+
+    def data_arrived(self) -> None:
+        self.waited += time.perf_counter() - self.mark
+
+    def step_done(self, done: int, total: int, samples: int, tokens: float) -> dict[str, float]:
+        self.mark = time.perf_counter()
+        self.samples += samples
+        self.tokens += tokens
+        elapsed = self.mark - self.start
+        return {
+            "samples_per_s": self.samples / elapsed,
+            "tokens_per_s": self.tokens / elapsed,
+            "data_wait_share": self.waited / elapsed,
+            "eta_s": elapsed / (done - self.first) * (total - done),
+        }
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    return (
+        f"loss direct {metrics['loss_direct']:.3f} reasoning {metrics['loss_reasoning']:.3f}, "
+        f"{metrics['samples_per_s']:.1f} images/s"
+    )
+
+
+def _json_line(metrics: dict[str, float]) -> str:
+    return json.dumps({k: round(v, 6) for k, v in metrics.items()}) + "\n"

@@ -1,0 +1,94 @@
+"""Which samples go to which worker in which step: a pure function of a few numbers.
+
+Every sample is seen exactly once an epoch and every worker has an image in every forward pass.
+The order depends on the seed and the epoch alone, so a stage that is interrupted and started again
+goes on with the very batches that it would have had.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rdmldg_ray.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one worker does in one optimizer step."""
+
+    step: int
+    rank: int
+    epoch: int
+    positions: list[int]
+    """Positions of the samples in the training set."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of one stage of training.
+
+    An epoch of n samples is cut into ``ceil(n / batch_size)`` steps of nearly equal size, rather
+    than into full batches and a remainder: nothing is dropped and no step is tiny.
+    """
+
+    num_samples: int
+    num_workers: int
+    epochs: int
+    batch_size: int
+    micro_batch_size: int
+    seed: int
+
+    @classmethod
+    def make(cls, num_samples: int, num_workers: int, training: TrainingConfig, seed: int) -> "BatchPlan":
+        """Plan a stage.
+
+        Raises:
+            ValueError: when there are too few samples to give every worker one in every forward pass.
+        """
+        plan = cls(
+            num_samples, num_workers, training.epochs, training.batch_size, training.micro_batch_size, seed
+        )
+        smallest = num_samples // plan.steps_per_epoch if num_samples else 0
+        needed = num_workers * plan.accumulation
+        if smallest < needed:
+            raise ValueError(
+                f"{num_samples} training samples leave {smallest} for a step, and {num_workers} workers with "
+                f"{plan.accumulation} forward passes each need {needed}; use fewer workers, a smaller "
+                "batch_size, or more chains"
+            )
+        return plan
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return -(-self.num_samples // self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in the stage."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of each worker in an optimizer step."""
+        return -(-self.batch_size // (self.num_workers * self.micro_batch_size))
+
+    def step_size(self, step: int) -> int:
+        """Samples in an optimizer step, over all workers."""
+        within = step % self.steps_per_epoch
+        share, extra = divmod(self.num_samples, self.steps_per_epoch)
+        return share + (within < extra)
+
+    def slices(self) -> Iterator[Slice]:
+        """All slices in order of step, then rank."""
+        for epoch in range(self.epochs):
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+            for within, batch in enumerate(np.array_split(order, self.steps_per_epoch)):
+                step = epoch * self.steps_per_epoch + within
+                for rank, part in enumerate(np.array_split(batch, self.num_workers)):
+                    yield Slice(step, rank, epoch, part.tolist())
+
+    def micro_batches(self, samples: list[int]) -> list[list[int]]:
+        """Cut a slice's samples into this worker's forward passes, none empty."""
+        return [part.tolist() for part in np.array_split(np.array(samples), self.accumulation)]

@@ -1,0 +1,53 @@
+"""Ray Data feeds training: one row of the stream is one worker's share of one optimizer step."""
+
+from functools import partial
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from rdmldg_ray.domainbed.view import read_images
+from rdmldg_ray.mtct.schedule import BatchPlan
+
+# Reading and joining is light work; a fraction of a core lets it run beside the workers.
+_READ_CPUS = 0.25
+
+
+def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset:
+    """Stream encoded images with labels and chains, in the plan's order.
+
+    Every block has exactly one row, so that ``streaming_split`` with ``preserve_order`` deals them
+    out in turn: row k goes to worker ``k mod num_workers``, which is the plan's rank.
+
+    Args:
+        training_set: an index (``domainbed.view.sample_index``) with a column ``chain`` added.
+        plan: which samples go where.
+
+    Returns:
+        Rows with ``step``, ``rank``, ``epoch`` and the lists ``id``, ``image``, ``label``, ``chain``.
+    """
+    shared = ray.put(training_set)
+    rows = [
+        pa.table({"step": [s.step], "rank": [s.rank], "epoch": [s.epoch], "positions": [s.positions]})
+        for s in plan.slices()
+    ]
+    return ray.data.from_arrow(rows).map_batches(
+        partial(_fill_slice, shared=shared),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=_READ_CPUS,
+        zero_copy_batch=True,
+    )
+
+
+def _fill_slice(row: pa.Table, shared: "ray.ObjectRef[pa.Table]") -> pa.Table:
+    samples = ray.get(shared).take(row["positions"][0].values)
+    filled = row.drop_columns(["positions"])
+    for name, values in (
+        ("id", samples["id"].to_pylist()),
+        ("image", read_images(samples)),
+        ("label", samples["label"].to_pylist()),
+        ("chain", samples["chain"].to_pylist()),
+    ):
+        filled = filled.append_column(name, pa.array([values]))
+    return filled

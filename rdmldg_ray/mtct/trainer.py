@@ -1,0 +1,63 @@
+"""One stage of training as a Ray Train job."""
+
+import pyarrow as pa
+from ray.data import ExecutionOptions
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.mtct.loop import TrainJob, train_worker
+from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.mtct.stream import training_stream
+
+_RAY_TRAIN_FOLDER = "checkpoints"
+
+
+def train_stage(
+    config: Config,
+    training: TrainingConfig,
+    training_set: pa.Table,
+    class_names: list[str],
+    stage: str,
+    adapter: str | None,
+    seed: int,
+) -> None:
+    """Train on ``training_set`` and leave ``adapter/`` and ``metrics.jsonl`` at ``stage``.
+
+    A stage that was interrupted goes on from its last checkpoint, as Ray Train finds it below
+    ``stage``; so does a worker group that lost a worker.
+
+    Args:
+        training_set: index of the samples with a column ``chain``; see ``mtct.stream``.
+        class_names: all classes, in the order in which the prompts list them.
+        stage: location for outputs and checkpoints.
+        adapter: location of the adapter to go on from, or None for a new one.
+        seed: seeds adapters, order and augmentation.
+
+    Raises:
+        ValueError: when the training set is too small for the workers.
+    """
+    workers = config.workers
+    plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
+    job = TrainJob(config, training, plan, class_names, stage, adapter, seed)
+    on_gpu = workers.gpus_per_worker > 0
+    resources = {"CPU": workers.cpus_per_worker}
+    if on_gpu:
+        resources["GPU"] = workers.gpus_per_worker
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        datasets={"train": training_stream(training_set, plan)},
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers, use_gpu=on_gpu, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        run_config=RunConfig(
+            name=_RAY_TRAIN_FOLDER,
+            storage_path=stage,
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    trainer.fit()

@@ -1,0 +1,338 @@
+"""Algorithm 1: MTCT, then N rounds of generate, filter and train, evaluating after each; resumable.
+
+Imports neither torch nor ray before a stage runs, so that planning a run is instant.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from rich.console import Console
+
+from rdmldg_ray.config import Config, ConfigError, TrainingConfig, dump_config
+from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
+from rdmldg_ray.domainbed.splits import split_indices
+from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.progress import follow_progress, progress_bar
+from rdmldg_ray.storage import (
+    delete_folder,
+    exists,
+    join,
+    read_bytes,
+    read_json,
+    read_table,
+    write_bytes,
+    write_json,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    from rdmldg_ray.engines.pool import EnginePool
+
+Kind = Literal["mtct", "generate", "train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of Algorithm 1 for one held-out domain; ``name`` is also its folder below the run."""
+
+    held_out: str
+    kind: Kind
+    round: int
+    """0 for MTCT and for evaluations before SARR, 1..N for SARR; -1 for zero-shot."""
+
+    @property
+    def model(self) -> str:
+        """Which model the stage works with or makes: ``zero-shot``, ``mtct`` or ``sarr-<k>``."""
+        return "zero-shot" if self.round < 0 else "mtct" if self.round == 0 else f"sarr-{self.round}"
+
+    @property
+    def name(self) -> str:
+        if self.kind == "evaluate":
+            return f"{self.held_out}/evaluation/{self.model}"
+        if self.kind == "mtct":
+            return f"{self.held_out}/mtct"
+        return f"{self.held_out}/{self.model}/{'candidates' if self.kind == 'generate' else 'training'}"
+
+
+def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
+    """All stages of a run in order.
+
+    Raises:
+        ConfigError: for a held-out domain that the data set does not have.
+    """
+    held_out = list(info.environments) if config.data.held_out == ["all"] else config.data.held_out
+    for domain in held_out:
+        if domain not in info.environments:
+            raise ConfigError(
+                f"data.held_out: {info.name} has no domain '{domain}'; it has: {', '.join(info.environments)}"
+            )
+    stages = []
+    for domain in held_out:
+        if config.evaluation.zero_shot:
+            stages.append(Stage(domain, "evaluate", -1))
+        stages += [Stage(domain, "mtct", 0), Stage(domain, "evaluate", 0)]
+        for number in range(1, config.sarr.rounds + 1):
+            stages += [Stage(domain, kind, number) for kind in ("generate", "train", "evaluate")]
+    return stages
+
+
+def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:
+    """Images that a stage reads; for a round's training an upper bound, since the filter decides."""
+    data = config.data
+    sizes = {}
+    for number, domain in enumerate(info.environments):
+        kept, held = split_indices(info.counts[domain], data.trial_seed, number, data.holdout_fraction)
+        sizes[domain] = (len(kept), len(held))
+    part = 1 if stage.kind == "evaluate" else 0
+    sources = sum(size[part] for domain, size in sizes.items() if domain != stage.held_out)
+    return sources + sum(sizes[stage.held_out]) if stage.kind == "evaluate" else sources
+
+
+class Pipeline:
+    """A run of the method on a data set that lies on storage.
+
+    Stages write their outputs first and are then entered in ``state.json``, which is replaced
+    whole; a stage is complete when, and only when, it is entered there.
+    """
+
+    def __init__(self, config: Config, info: DatasetInfo, console: Console):
+        self.config = config
+        self.info = info
+        self.console = console
+        self.stages = plan_stages(config, info)
+        self.location = join(config.storage, "runs", config.name)
+        self.state_location = join(self.location, "state.json")
+        self._pool: EnginePool | None = None
+        self._served: str | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What is complete: stage name to seconds and summary."""
+        return read_json(self.state_location) if exists(self.state_location) else {}
+
+    def remaining(self) -> list[Stage]:
+        """Stages that are not complete."""
+        complete = self.state()
+        return [stage for stage in self.stages if stage.name not in complete]
+
+    def workload(self, stage: Stage) -> tuple[str, str]:
+        """Images and optimizer steps of a stage as text; for a round's training upper bounds."""
+        images = count_samples(self.config, self.info, stage)
+        if stage.kind == "mtct":
+            return str(images), str(BatchPlan.make(images, 1, self.config.mtct, 0).total_steps)
+        if stage.kind == "train":
+            plan = BatchPlan.make(images, 1, self.config.sarr.training, 0)
+            return f"<= {images}", f"<= {plan.total_steps}"
+        return str(images), ""
+
+    def prepare(self) -> None:
+        """Record the config, or check that it is the one the run was started with.
+
+        Raises:
+            ConfigError: when the run exists with other settings.
+        """
+        location = join(self.location, "config.yaml")
+        if not exists(location):
+            write_bytes(location, dump_config(self.config).encode())
+            return
+        before = _flatten(yaml.safe_load(read_bytes(location)))
+        now = _flatten(yaml.safe_load(dump_config(self.config)))
+        changed = sorted(
+            k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k != "storage"
+        )
+        if changed:
+            lines = [f"  {key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
+            raise ConfigError(
+                "\n".join(
+                    [
+                        f"run '{self.config.name}' exists with other settings:",
+                        *lines,
+                        f"set another name (name=...), or delete {self.location}",
+                    ]
+                )
+            )
+
+    def run(self) -> None:
+        """Run what remains, in order. Ray must be connected."""
+        remaining = self.remaining()
+        try:
+            for stage in remaining:
+                number = self.stages.index(stage) + 1
+                self.console.print(
+                    f"[bold]\\[{number}/{len(self.stages)}] {stage.name}[/bold]", highlight=False
+                )
+                started = time.perf_counter()
+                summary = self._run_stage(stage)
+                self._complete(stage, time.perf_counter() - started, summary)
+        finally:
+            self.close()
+
+    def evaluate(self, held_out: str, adapter: str | None) -> tuple[pa.Table, dict[str, dict[str, float]]]:
+        """Predictions and accuracies of base plus adapter, as ``evaluation.predict`` makes them."""
+        from rdmldg_ray.evaluation.predict import accuracies, predict
+
+        pool = self._serve(adapter)
+        samples = self._evaluation_set(held_out)
+        with progress_bar(self.console, "answers") as bar:
+            predictions = predict(pool, samples, list(self.info.classes), self.config, bar.update)
+        return predictions, accuracies(predictions)
+
+    def close(self) -> None:
+        """End the engines."""
+        if self._pool:
+            self._pool.close()
+            self._pool = None
+
+    def _run_stage(self, stage: Stage) -> dict[str, Any]:
+        match stage.kind:
+            case "mtct":
+                return self._train(stage, self.config.mtct, self._teacher_set(stage), adapter=None)
+            case "generate":
+                return self._generate(stage)
+            case "train":
+                before = self._adapter(stage.held_out, stage.round - 1)
+                return self._train(stage, self.config.sarr.training, self._own_set(stage), before)
+            case "evaluate":
+                return self._evaluate(stage)
+
+    def _complete(self, stage: Stage, seconds: float, summary: dict[str, Any]) -> None:
+        state = self.state()
+        state[stage.name] = {"seconds": round(seconds, 1), **summary}
+        write_json(self.state_location, state)
+
+    # What a stage may see: source domains for training and generation, all of them for evaluation.
+
+    def _source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
+        data = self.config.data
+        sources = [domain for domain in self.info.environments if domain != held_out]
+        index = sample_index(self.config.storage, self.info, sources)
+        return take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
+
+    def _teacher_set(self, stage: Stage) -> pa.Table:
+        location = chains_location(self.config.storage, self.info.name, self.config.data.chains)
+        return _with_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
+
+    def _own_set(self, stage: Stage) -> pa.Table:
+        location = join(self.location, stage.held_out, stage.model, "candidates")
+        return _with_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
+
+    def _adapter(self, held_out: str, number: int) -> str | None:
+        if number < 0:
+            return None
+        folder = "mtct" if number == 0 else f"sarr-{number}/training"
+        return join(self.location, held_out, folder, "adapter")
+
+    # The stages.
+
+    def _train(
+        self, stage: Stage, training: TrainingConfig, training_set: pa.Table, adapter: str | None
+    ) -> dict[str, Any]:
+        from rdmldg_ray.mtct.trainer import train_stage
+
+        location = join(self.location, stage.name)
+        # The record of what was read, which also proves that the held-out domain was not.
+        read = training_set.select(["id", "domain", "label", "chain"])
+        write_table(join(location, "training_set.parquet"), read)
+        with follow_progress(self.console, "training", location):
+            train_stage(
+                self.config,
+                training,
+                training_set,
+                list(self.info.classes),
+                location,
+                adapter,
+                seed=self.config.seed + stage.round,
+            )
+        return {"samples": len(training_set)}
+
+    def _generate(self, stage: Stage) -> dict[str, Any]:
+        from rdmldg_ray.sarr.sampling import sample_until_accepted, summarize_round
+
+        location = join(self.location, stage.name)
+        delete_folder(location)  # what an interrupted attempt left
+        samples = self._source_index(stage.held_out, "in")
+        pool = self._serve(self._adapter(stage.held_out, stage.round - 1))
+        parts: list[pa.Table] = []
+
+        def write(candidates: pa.Table) -> None:
+            write_table(join(location, f"part-{len(parts):05d}.parquet"), candidates)
+            parts.append(candidates)
+
+        with progress_bar(self.console, "chains") as bar:
+            sample_until_accepted(
+                pool,
+                samples,
+                list(self.info.classes),
+                self.config.sarr,
+                self.config.seed + stage.round,
+                write,
+                bar.update,
+            )
+        return summarize_round(pa.concat_tables(parts), len(samples))
+
+    def _evaluate(self, stage: Stage) -> dict[str, Any]:
+        predictions, accuracy = self.evaluate(stage.held_out, self._adapter(stage.held_out, stage.round))
+        location = join(self.location, stage.name)
+        write_table(join(location, "predictions.parquet"), predictions)
+        write_json(join(location, "metrics.json"), accuracy)
+        return {"accuracy": accuracy}
+
+    def _evaluation_set(self, held_out: str) -> pa.Table:
+        data = self.config.data
+        target = sample_index(self.config.storage, self.info, [held_out])
+        parts = [(self._source_index(held_out, "out"), "out", False)]
+        for part in ("in", "out"):
+            rows = take_part(target, self.info, part, data.trial_seed, data.holdout_fraction)
+            parts.append((rows, part, True))
+        return pa.concat_tables(
+            rows.append_column("part", pa.array([part] * len(rows))).append_column(
+                "held_out", pa.array([target] * len(rows))
+            )
+            for rows, part, target in parts
+        )
+
+    def _serve(self, adapter: str | None) -> "EnginePool":
+        from rdmldg_ray.engines.pool import EnginePool
+
+        fresh = self._pool is None
+        if self._pool is None:
+            self._pool = EnginePool(self.config, list(self.info.classes))
+        if fresh or adapter != self._served:
+            with self.console.status("  loading the model into the engines"):
+                report = self._pool.load(adapter)
+            self._served = adapter
+            self.console.print(f"  engines ready ({report.how}, {report.seconds:.1f} s)", highlight=False)
+        return self._pool
+
+
+def _with_chains(samples: pa.Table, chains: pa.Table, location: str) -> pa.Table:
+    """Samples with a kept chain, and that chain; the best of several is the likeliest.
+
+    Raises:
+        ValueError: when no sample has a kept chain.
+    """
+    best: dict[str, str] = {}
+    for row in _best_first(chains.filter(pc.field("kept"))).select(["id", "text"]).to_pylist():
+        best.setdefault(row["id"], row["text"])
+    texts = [best.get(sample_id) for sample_id in samples["id"].to_pylist()]
+    joined = samples.append_column("chain", pa.array(texts, pa.string())).filter(pc.field("chain").is_valid())
+    if not len(joined):
+        raise ValueError(f"{location}: no sample of the source domains has a kept chain to train on")
+    return joined
+
+
+def _best_first(chains: pa.Table) -> pa.Table:
+    if "logprob" not in chains.column_names:
+        return chains.sort_by("candidate")
+    per_token = pc.divide(chains["logprob"], chains["num_tokens"])
+    return chains.append_column("per_token", per_token).sort_by([("per_token", "descending")])
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("."): tree}
+    return {k: v for key, child in tree.items() for k, v in _flatten(child, f"{prefix}{key}.").items()}

@@ -1,0 +1,105 @@
+"""How far a stage is: a small file beside its outputs, and a bar that follows it.
+
+Workers write the file, whoever wants to know reads it: the bar in the driver's terminal and a
+look from elsewhere see the same thing, and no actor has to be kept for it.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from rdmldg_ray.storage import StorageError, join, read_json, write_json
+
+_FILE = "progress.json"
+_WRITE_EVERY_S = 1.0
+_PLAIN_LINE_EVERY_S = 10.0
+
+
+class ProgressFile:
+    """Written by the one who does the work, at most once a second."""
+
+    def __init__(self, stage: str):
+        self.location = join(stage, _FILE)
+        self.written_at = 0.0
+
+    def write(self, done: int, total: int, text: str, last: bool = False) -> None:
+        """Record that ``done`` of ``total`` is done, with a word on how it goes."""
+        now = time.monotonic()
+        if last or now - self.written_at >= _WRITE_EVERY_S:
+            write_json(self.location, {"done": done, "total": total, "text": text})
+            self.written_at = now
+
+
+@dataclass
+class Bar:
+    """One line on the screen: a rich bar in a terminal, plain lines elsewhere."""
+
+    console: Console
+    label: str
+    progress: Progress | None
+    task: Any = None
+    printed_at: float = 0.0
+
+    def update(self, done: int, total: int, text: str = "") -> None:
+        """Show that ``done`` of ``total`` is done."""
+        if self.progress:
+            self.progress.update(self.task, completed=done, total=total, text=text)
+        elif time.monotonic() - self.printed_at >= _PLAIN_LINE_EVERY_S:
+            self.console.print(f"  {self.label}: {done}/{total} {text}".rstrip(), highlight=False)
+            self.printed_at = time.monotonic()
+
+
+@contextmanager
+def progress_bar(console: Console, label: str) -> Iterator[Bar]:
+    """A bar for the time of the block."""
+    if not console.is_terminal:
+        yield Bar(console, label, None, printed_at=time.monotonic())
+        return
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=None, text="")
+        yield Bar(console, label, progress, task)
+
+
+@contextmanager
+def follow_progress(console: Console, label: str, stage: str) -> Iterator[None]:
+    """Show a stage's progress file while the block runs."""
+    finished = threading.Event()
+    with progress_bar(console, label) as bar:
+
+        def follow() -> None:
+            while not finished.wait(_WRITE_EVERY_S):
+                try:
+                    state = read_json(join(stage, _FILE))
+                except StorageError:
+                    continue  # nothing written yet
+                bar.update(state["done"], state["total"], state["text"])
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()

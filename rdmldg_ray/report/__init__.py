@@ -1,0 +1,1 @@
+"""What people look at. Reads results only; imports neither torch nor ray."""

@@ -1,0 +1,16 @@
+"""Print samples with their chains, kept or rejected and why."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+
+def print_samples(console: Console, chains: list[dict[str, Any]]) -> None:
+    """One panel for each chain; rows have ``id``, ``text``, ``kept`` and ``reason``."""
+    for row in chains:
+        verdict = "kept" if row["kept"] else f"rejected: {row['reason']}"
+        title = Text(f"{row['id']}  candidate {row['candidate']}  {verdict}")
+        # Text, not markup: what a model wrote is shown as it is.
+        console.print(Panel(Text(row["text"]), title=title, border_style="green" if row["kept"] else "red"))

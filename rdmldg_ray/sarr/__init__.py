@@ -1,0 +1,1 @@
+"""Self-Aligned Reasoning Regularization: the model writes, the filter keeps."""

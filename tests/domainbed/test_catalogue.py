@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+
+from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_is_complete(name):
+    dataset = get_dataset(name)
+    assert dataset.name == name
+    assert len(dataset.environments) == len(set(dataset.environments)) == 4
+    assert dataset.class_names is None or list(dataset.class_names) == sorted(set(dataset.class_names))
+
+
+def test_the_literatures_counts():
+    counts = {d.name: (d.num_classes, d.num_images) for d in DATASETS.values()}
+    assert counts == {
+        "iconbed": (12, 1148),
+        "pacs": (7, 9991),
+        "vlcs": (5, 10729),
+        "officehome": (65, 15588),
+        "terraincognita": (10, 24788),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("pac", "did you mean pacs"),
+        ("OfficeHome", "did you mean officehome"),
+        ("TerraInc", "did you mean terraincognita"),
+        ("xyz", "known are iconbed, pacs, vlcs, officehome, terraincognita"),
+        ("", "known are"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_near_ones(name, hint):
+    with pytest.raises(ValueError, match=hint):
+        get_dataset(name)
+
+
+def test_the_catalogue_is_light_to_import():
+    code = "import sys, rdmldg_ray.domainbed.catalogue; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,176 @@
+import hashlib
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from rdmldg_ray import storage
+from rdmldg_ray.chains.format import match_class, parse_chain
+from rdmldg_ray.chains.prompts import PROMPT_VERSION, display_name
+from rdmldg_ray.domainbed import samples
+from rdmldg_ray.domainbed.catalogue import ICONBED
+from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, SAMPLE_SCHEMA, check_image, read_dataset_info
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = str(tmp_path_factory.mktemp("storage"))
+    samples.write_iconbed(root)
+    return root
+
+
+def read(location, schema):
+    table = storage.read_table(location)
+    assert table.schema.equals(schema)
+    return table.to_pylist()
+
+
+def test_the_shipped_images_are_the_pinned_ones():
+    digest = hashlib.sha256(samples.iconbed_file("iconbed.parquet")).hexdigest()
+    assert digest == "b9e6520c7e9e7917004529afa477015f5fd49188635c365091b66efab516b1fd"
+
+
+def test_the_info_tells_what_lies_on_storage(root):
+    info = read_dataset_info(root, "iconbed")
+    assert (info.name, info.environments, info.classes) == (
+        ICONBED.name,
+        ICONBED.environments,
+        ICONBED.class_names,
+    )
+    assert info.counts == dict.fromkeys(ICONBED.environments, 287)
+
+
+@pytest.mark.parametrize("domain", ICONBED.environments)
+def test_samples_lie_in_image_folder_order(root, domain):
+    rows = read(samples.samples_location(root, "iconbed", domain), SAMPLE_SCHEMA)
+    assert [row["index"] for row in rows] == list(range(287))
+    paths = [row["id"].removeprefix(f"iconbed/{domain}/") for row in rows]
+    assert [tuple(path.split("/")) for path in paths] == sorted(tuple(path.split("/")) for path in paths)
+    assert {row["domain"] for row in rows} == {domain}
+    for row, path in zip(rows, paths, strict=True):
+        assert path.startswith(row["label"] + "/") and path.endswith(".png")
+        assert ICONBED.class_names[row["label_id"]] == row["label"]
+        assert (row["width"], row["height"]) == (96, 96)
+
+
+def test_ids_are_unique_and_images_unchanged(root):
+    rows = read(storage.join(samples.dataset_location(root, "iconbed"), "samples"), SAMPLE_SCHEMA)
+    assert len({row["id"] for row in rows}) == len(rows) == ICONBED.num_images
+    packed = pq.read_table(io.BytesIO(samples.iconbed_file("iconbed.parquet"))).to_pylist()
+    assert {row["id"]: row["image"] for row in rows} == {samples.iconbed_id(r): r["image"] for r in packed}
+
+
+def test_files_have_small_row_groups(root):
+    for file in storage.list_files(root, ".parquet"):
+        metadata = pq.ParquetFile(file).metadata
+        assert all(metadata.row_group(i).num_rows <= 64 for i in range(metadata.num_row_groups))
+
+
+def test_every_sample_has_a_chain_that_concludes_with_its_label(root):
+    rows = read(storage.join(samples.dataset_location(root, "iconbed"), "samples"), SAMPLE_SCHEMA)
+    chains = read(samples.chains_location(root, "iconbed", "rules"), CHAIN_SCHEMA)
+    labels = {row["id"]: row["label"] for row in rows}
+    assert sorted(chain["id"] for chain in chains) == sorted(labels)
+    for chain in chains:
+        label = labels[chain["id"]]
+        parsed = parse_chain(chain["text"])
+        assert parsed.conclusion == chain["conclusion"] == display_name(label)
+        assert match_class(parsed.conclusion, [label]) == 0
+        assert (chain["candidate"], chain["kept"], chain["reason"]) == (0, True, None)
+        assert (chain["prompt_version"], chain["model"]) == (PROMPT_VERSION, "rules")
+
+
+def test_no_chain_tells_the_label_before_its_conclusion(root):
+    for chain in read(samples.chains_location(root, "iconbed", "rules"), CHAIN_SCHEMA):
+        parsed = parse_chain(chain["text"])
+        before = " ".join([parsed.summary, parsed.caption, parsed.reasoning, parsed.reflection]).lower()
+        assert not [word for word in parsed.conclusion.split() if word in before], chain["text"]
+
+
+def test_writing_again_does_nothing(tmp_path):
+    samples.write_iconbed(str(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    samples.write_iconbed(str(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", ['{"content": "older"}', "[]", "{"])
+def test_other_content_is_replaced_whole(tmp_path, root, text):
+    stale = tmp_path / "datasets/iconbed/samples/flat/part-00001.parquet"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
+    (tmp_path / "datasets/iconbed/dataset.json").write_text(text)
+    samples.write_iconbed(str(tmp_path))
+    assert not stale.exists()
+    assert read_dataset_info(str(tmp_path), "iconbed") == read_dataset_info(root, "iconbed")
+
+
+def test_an_interrupted_writing_leaves_no_info(tmp_path, monkeypatch):
+    write = storage.write_bytes
+
+    def fail_at_chains(location, data):
+        if "/chains/" in location:
+            raise storage.StorageError(f"{location}: disk full")
+        write(location, data)
+
+    monkeypatch.setattr(storage, "write_bytes", fail_at_chains)
+    with pytest.raises(ValueError, match="disk full"):
+        samples.write_iconbed(str(tmp_path))
+    with pytest.raises(ValueError, match=r"dataset\.json.*ingest the data set again"):
+        read_dataset_info(str(tmp_path), "iconbed")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", json.dumps({"name": "a", "environments": ["x"], "classes": []})]
+)
+def test_a_broken_info_is_named_with_its_remedy(tmp_path, text):
+    file = tmp_path / "datasets/pacs/dataset.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"pacs/dataset\.json: does not describe .* ingest the data set again"
+    ):
+        read_dataset_info(str(tmp_path), "pacs")
+
+
+def encoded(format, size=(7, 5)):
+    sink = io.BytesIO()
+    Image.effect_noise(size, 50).convert("RGB").save(sink, format)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
+def test_a_sound_image_gives_its_size(format):
+    assert check_image("a/b.png", encoded(format)) == (7, 5)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_truncated_image_is_rejected(format):
+    data = encoded(format, (64, 64))
+    for length in (0, 1, 8, 20, len(data) // 2, len(data) - 20):
+        with pytest.raises(ValueError, match=r"^a/b\.png: the image "):
+            check_image("a/b.png", data[:length])
+
+
+def test_a_corrupted_image_is_rejected():
+    data = bytearray(encoded("PNG", (64, 64)))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(ValueError, match=r"^a/b\.png: the image cannot be decoded"):
+        check_image("a/b.png", bytes(data))
+
+
+def test_what_is_no_image_is_called_so():
+    with pytest.raises(ValueError, match=r"^a/b\.png: .* in no known image format"):
+        check_image("a/b.png", b"<html>not found</html>")
+
+
+def test_the_licences_travel_with_the_images():
+    notice = samples.iconbed_file("NOTICE").decode()
+    packed = pq.read_table(io.BytesIO(samples.iconbed_file("iconbed.parquet")), columns=["license", "domain"])
+    for licence in set(packed["license"].to_pylist()) - {"MIT"}:
+        assert licence in notice
+        assert len(samples.iconbed_file(f"LICENSES/{licence}.txt")) > 1000
+    for domain in ICONBED.environments:
+        assert f'domain "{domain}"' in notice
