@@ -20,7 +20,7 @@ from rdmldg_ray.domainbed.samples import (
     write_iconbed,
 )
 from rdmldg_ray.errors import user_mistake
-from rdmldg_ray.models.folder import check_model
+from rdmldg_ray.models.folder import check_model, looks_local
 from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.report.samples import print_samples
 from rdmldg_ray.report.tables import domain_table, held_out_domains, percent, summary_table, time_table
@@ -77,6 +77,7 @@ def evaluate(
     """Evaluate a model on the recipe's held-out domains and on the sources' validation parts."""
     with _mistakes_explained(debug):
         config = _config(recipe, overrides, storage)
+        adapter = _absolute(adapter) if adapter else None
         if adapter and not exists(join(adapter, "adapter_config.json")):
             raise ValueError(f"{adapter}: no adapter_config.json here; give the folder that a training left")
         info = _dataset(config)
@@ -138,9 +139,11 @@ def _mistakes_explained(debug: bool) -> Iterator[None]:
 
 
 def _config(recipe: str, overrides: list[str] | None, storage: str | None) -> Config:
-    overrides = [*(overrides or []), *([f"storage={storage}"] if storage else [])]
     config = load_config(recipe, overrides)
-    return config.model_copy(update={"storage": _absolute(config.storage)})
+    model = config.model
+    if model.path != "tiny" and looks_local(model.path):
+        model = model.model_copy(update={"path": _absolute(model.path)})
+    return config.model_copy(update={"storage": _absolute(storage or config.storage), "model": model})
 
 
 def _absolute(location: str) -> str:
@@ -180,7 +183,7 @@ def _print_plan(config: Config) -> None:
     info = (
         iconbed_info() if embedded and not written else read_dataset_info(config.storage, config.data.dataset)
     )
-    console.print(dump_config(config), markup=False, highlight=False)
+    console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
     pipeline = Pipeline(config, info, console)
     remaining = pipeline.remaining()
     table = Table(title=f"plan of run '{config.name}' at {pipeline.location}")

@@ -2,13 +2,13 @@
 
 
 def user_mistake(error: BaseException) -> ValueError | TimeoutError | None:
-    """The ValueError (or time-out of ours) at the root of an error, through Ray's wrappers; else None.
+    """The ValueError (or time-out of ours) inside an error, through Ray's wrappers; else None.
 
-    Ray wraps what a worker raised: tasks and actors keep it as ``cause``, Ray Train as the failures
-    of its workers or of its controller.
+    Of several in a chain it is the outermost, which names the remedy as well as the cause. Ray wraps
+    what a worker raised: tasks and actors keep it as ``cause``, Ray Train as the failures of its
+    workers or of its controller.
     """
     seen: set[int] = set()
-    found = None
     pending: list[BaseException | None] = [error]
     while pending:
         current = pending.pop()
@@ -22,6 +22,6 @@ def user_mistake(error: BaseException) -> ValueError | TimeoutError | None:
             *getattr(current, "worker_failures", {}).values(),
         ]
         if isinstance(current, ValueError | TimeoutError) and not any(wrapped):
-            found = current
+            return current
         pending += [current.__cause__, *wrapped]
-    return found
+    return None

@@ -65,7 +65,8 @@ def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
     Raises:
         ConfigError: for a held-out domain that the data set does not have.
     """
-    held_out = list(info.environments) if config.data.held_out == ["all"] else config.data.held_out
+    named = list(info.environments) if config.data.held_out == ["all"] else config.data.held_out
+    held_out = list(dict.fromkeys(named))
     for domain in held_out:
         if domain not in info.environments:
             raise ConfigError(
@@ -122,10 +123,11 @@ class Pipeline:
     def workload(self, stage: Stage) -> tuple[str, str]:
         """Images and optimizer steps of a stage as text; for a round's training upper bounds."""
         images = count_samples(self.config, self.info, stage)
+        workers = self.config.workers.num_workers
         if stage.kind == "mtct":
-            return str(images), str(BatchPlan.make(images, 1, self.config.mtct, 0).total_steps)
+            return str(images), str(BatchPlan.make(images, workers, self.config.mtct, 0).total_steps)
         if stage.kind == "train":
-            plan = BatchPlan.make(images, 1, self.config.sarr.training, 0)
+            plan = BatchPlan.make(images, workers, self.config.sarr.training, 0)
             return f"<= {images}", f"<= {plan.total_steps}"
         return str(images), ""
 

@@ -40,6 +40,7 @@ def ray_session(config: Config) -> Iterator[str]:
             runtime_env={"env_vars": _worker_environment(config)},
             **(loopback if own else {}),
         )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         data = DataContext.get_current()
         data.enable_progress_bars = False
         data.target_max_block_size = 16 * 1024 * 1024

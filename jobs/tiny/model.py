@@ -1,6 +1,9 @@
 """The tiny base model's architecture, tokenizer and processor: all of them transformers' own classes."""
 
-from collections.abc import Iterable
+import copy
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -110,3 +113,23 @@ def build_model(processor: Idefics3Processor) -> Idefics3ForConditionalGeneratio
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def cached_processor(folder: Path, corpus: Callable[[], Iterable[str]]) -> Idefics3Processor:
+    """The processor saved in the folder, or a new one from the corpus, saved there."""
+    if not folder.exists():
+        build_processor(corpus()).save_pretrained(folder)
+    return Idefics3Processor.from_pretrained(folder)
+
+
+def save(model: Idefics3ForConditionalGeneration, processor: Idefics3Processor, folder: Path) -> None:
+    """Write model and processor for ``from_pretrained``: weights in float16, to be loaded as float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    halved = copy.deepcopy(model).half()
+    halved.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    # Half precision saves space on disk; for computing, this small a model wants single precision.
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

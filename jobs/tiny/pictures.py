@@ -60,7 +60,7 @@ def prepare(cache: Path, iconbed: Path, workers: int = 2) -> tuple[list[Picture]
         Picture(**entry | {"words": tuple(entry["words"]), "views": tuple(entry["views"])})
         for entry in json.loads(listing.read_text())
     ]
-    return pictures, np.load(array, mmap_mode="r")
+    return pictures, np.load(array)
 
 
 def _drawings(packages: Path, iconbed: Path):

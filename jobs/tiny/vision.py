@@ -7,6 +7,7 @@ one domain held out at a time, is logged as a yardstick; nothing is chosen by it
 
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tiny.pictures import Picture
 
 BATCH = 128
 WORD_COUNT = 4  # a keyword must belong to this many drawings to be a goal
-KEPT_PATCHES = 40  # of 64, for most of the training: most patches of a drawing are blank
+KEPT_PATCHES = 36  # of 64, for most of the training: most patches of a drawing are blank
 
 
 class Goals(nn.Module):
@@ -83,39 +84,40 @@ class Batches:
         words = sorted(word for word, count in counts.items() if count >= WORD_COUNT)
         self.word = {word: i for i, word in enumerate(words)}
         coloured = [i for i, picture in enumerate(pictures) if picture.coloured]
-        self.teacher_row = {picture: row for row, picture in enumerate(coloured)}
+        self.teacher_row = {index: row for row, index in enumerate(coloured)}
         self.teacher = teacher
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
         random = np.random.default_rng((self.seed, step))
         chosen = random.choice(len(self.pictures), BATCH, p=self.weights)
-        images, words = [], torch.zeros(BATCH, len(self.word))
-        teacher = torch.zeros(BATCH, self.teacher.shape[1])
-        for i, index in enumerate(chosen):
-            picture = self.pictures[index]
+        images = []
+        for picture in (self.pictures[index] for index in chosen):
             view = picture.views[-1] if random.random() < 0.35 else picture.views[0]
             images.append(drawings.augment(self.views[view], random))
-            for word in picture.words:
+        return self.goals(chosen) | {"pixels": to_pixels(np.stack(images))}
+
+    def goals(self, chosen: np.ndarray) -> dict[str, torch.Tensor]:
+        """What there is to be told of the chosen drawings; a row of zeros where there is nothing."""
+        words = torch.zeros(len(chosen), len(self.word))
+        teacher = torch.zeros(len(chosen), self.teacher.shape[1])
+        for i, index in enumerate(chosen):
+            for word in self.pictures[index].words:
                 if word in self.word:
                     words[i, self.word[word]] = 1
-            if picture.coloured:
-                teacher[i] = torch.from_numpy(self.teacher[self.teacher_row[index]]).float()
+            if index in self.teacher_row:
+                teacher[i] = torch.from_numpy(self.teacher[self.teacher_row[index]])
         return {
-            "pixels": to_pixels(np.stack(images)),
             "concepts": torch.tensor([self.concept[self.pictures[i].concept] for i in chosen]),
             "words": words / words.sum(1, keepdim=True).clamp(min=1),
             "teacher": teacher,
         }
 
 
-def loss_of(
-    vision, goals: Goals, batch: dict[str, torch.Tensor], kept: int | None
+def goal_losses(
+    goals: Goals, pooled: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The three losses of a batch, means over the drawings that have the goal."""
-    # bfloat16 matrices are more than twice as fast on a processor that has them (AVX-512 BF16).
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted = goals(encode(vision, batch["pixels"], kept).mean(1))
-    concepts, words, teacher = (values.float() for values in predicted)
+    """The three losses for pooled features [batch, width], means over the drawings that have the goal."""
+    concepts, words, teacher = (values.float() for values in goals(pooled))
     taught = batch["teacher"].abs().sum(1) > 0
     with_words = batch["words"].sum(1) > 0
     return {
@@ -126,6 +128,11 @@ def loss_of(
 
 
 WEIGHTS = {"concepts": 0.3, "words": 0.2, "teacher": 4.0}
+
+
+def weighted_sum(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The goals' losses as one number."""
+    return sum(WEIGHTS[name] * loss for name, loss in losses.items())
 
 
 def optimizers(vision, goals: Goals, lr: float) -> list[torch.optim.Optimizer]:
@@ -142,7 +149,7 @@ def optimizers(vision, goals: Goals, lr: float) -> list[torch.optim.Optimizer]:
 def train(
     vision, batches: Batches, iconbed: Path, cache: Path, steps: int, lr: float = 1.5e-3, log=print
 ) -> None:
-    """Run the stage in place, or go on from its checkpoint; done when the checkpoint says so."""
+    """Run the stage in place, or go on from its checkpoint; returns the goals' heads."""
     checkpoint = cache / "vision.pt"
     torch.manual_seed(0)
     width = vision.post_layernorm.weight.shape[0]
@@ -158,15 +165,21 @@ def train(
         first = state["step"]
     images, labels, domains = read_probe(iconbed)
     started, mean = time.time(), {}
+    ahead = ThreadPoolExecutor(1)
+    upcoming = ahead.submit(batches, first)
     for step in range(first, steps):
-        # Warm up, then fall linearly; all patches in the last quarter, as at inference.
-        now = lr * min((step + 1) / 200, 1 - step / steps * 0.98)
+        # Warm up, stay, and fall to nothing in the last third; then also all patches, as at inference.
+        now = lr * min((step + 1) / 200, 1, (steps - step) / steps * 3)
         for optim in optims:
             for group in optim.param_groups:
                 group["lr"] = now
-        kept = KEPT_PATCHES if step < 0.75 * steps else None
-        losses = loss_of(vision, goals, batches(step), kept)
-        sum(WEIGHTS[name] * loss for name, loss in losses.items()).backward()
+        kept = KEPT_PATCHES if step < 0.7 * steps else None
+        batch = upcoming.result()
+        upcoming = ahead.submit(batches, step + 1)
+        # bfloat16 matrices are more than twice as fast on a processor that has them (AVX-512 BF16).
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = goal_losses(goals, encode(vision, batch["pixels"], kept).mean(1), batch)
+        weighted_sum(losses).backward()
         torch.nn.utils.clip_grad_norm_([*vision.parameters(), *goals.parameters()], 2.0)
         for optim in optims:
             optim.step()
@@ -179,13 +192,15 @@ def train(
             eta = (steps - done) * BATCH / speed / 60
             shown = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
             log(f"vision {done}/{steps} {shown} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
-        if done % 500 == 0 or done == steps:
+        if done % 250 == 0 or done == steps:
             scores = probe(features(vision, images), labels, domains)
             log(f"vision {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
             state = {"vision": vision.state_dict(), "goals": goals.state_dict(), "step": done,
                      "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").replace(checkpoint)
+    ahead.shutdown(cancel_futures=True)
+    return goals
 
 
 def read_probe(iconbed: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

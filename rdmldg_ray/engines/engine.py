@@ -121,7 +121,13 @@ class Engine:
 
         engines = self.config.engines
         on_gpu = engines.gpus_per_engine > 0
-        share: dict[str, Any] = {"gpu_memory_utilization": engines.gpu_memory_utilization} if on_gpu else {}
+        # On CPU, vLLM 0.32 ends the engine when a prompt is processed in parts and its request has a
+        # seed of its own ("CPU Generator does not use offset"); so prompts are not cut there.
+        machine: dict[str, Any] = (
+            {"gpu_memory_utilization": engines.gpu_memory_utilization}
+            if on_gpu
+            else {"enforce_eager": True, "enable_chunked_prefill": False}
+        )
         prompts = PathwayPrompts(load_processor(self.base), self.class_names)
         self.prompts = {"direct": prompts.direct_text, "reasoning": prompts.reasoning_text}
         self.llm = LLM(
@@ -129,11 +135,10 @@ class Engine:
             dtype=engines.dtype,
             max_model_len=self.config.model.max_length,
             tensor_parallel_size=max(1, engines.gpus_per_engine),
-            enforce_eager=not on_gpu,
             limit_mm_per_prompt={"image": 1},
             seed=self.config.seed,
             disable_log_stats=True,
-            **share,
+            **machine,
         )
 
     def _reload(self, model: str) -> None:

@@ -1,0 +1,219 @@
+"""The join: the encoder that sees and a decoder that is new learn to answer questions about drawings.
+
+Each drawing comes with several short tasks in one sequence, [image | question, answer | question,
+answer | ...]: every task sees the image and itself, not the others, and counts its positions from the
+image on. To the model that is the same as one conversation a task, and the image is encoded once.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
+
+from tiny import pictures as drawings
+from tiny import vision
+from tiny.model import END, IMAGE_TOKENS
+from tiny.pictures import Picture
+from tiny.text import Texts
+
+BATCH = 32
+# What a kind of task weighs; a chain's loss is the mean of some 75 tokens, most of them easy.
+TASK_WEIGHTS = {"direct": 1.0, "name": 1.0, "chain": 3.0}
+VISION_WEIGHT = 0.25  # of the vision stage's own goals, which go on
+ENCODER_SHARE = 0.25  # of the learning rate, once the decoder has found its feet
+FROZEN_SHARE = 0.1  # of the steps, in which the encoder is left alone
+
+_IGNORED = -100
+
+
+class Batches:
+    """Step number to a batch of drawings with tasks; the same number always gives the same batch."""
+
+    def __init__(self, processor, pictures: list[Picture], views: np.ndarray, texts: Texts, seen: vision.Batches):
+        self.tokenizer = processor.tokenizer
+        self.pictures, self.views, self.texts, self.seen = pictures, views, texts, seen
+        around = "<fake_token_around_image>"
+        prefix = f"<|user|>{around}<global-img>{processor.image_token * IMAGE_TOKENS}{around}"
+        self.prefix = self.tokenizer(prefix).input_ids
+
+    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+        random = np.random.default_rng((self.seen.seed, 1, step))
+        chosen = random.choice(len(self.pictures), BATCH, p=self.seen.weights)
+        images, rows = [], []
+        for index in chosen:
+            picture = self.pictures[index]
+            view = picture.views[-1] if random.random() < 0.3 else picture.views[0]
+            image = drawings.augment(self.views[view], random)
+            images.append(image)
+            tasks = [
+                ("direct", *self.texts.direct(picture, random)),
+                ("direct", *self.texts.direct(picture, random)),
+                ("name", *self.texts.name(picture)),
+                ("chain", *self.texts.chain(picture, image, random)),
+            ]
+            rows.append(self.sequence(tasks))
+        return self.seen.goals(chosen) | self.pad(rows) | {"pixels": vision.to_pixels(np.stack(images))}
+
+    def sequence(self, tasks: list[tuple[str, str, str]]) -> dict[str, list]:
+        """Token ids, segment (0: the image), position, target and its weight, for one drawing."""
+        length = len(self.prefix)
+        row = {
+            "ids": list(self.prefix),
+            "segments": [0] * length,
+            "positions": list(range(length)),
+            "targets": [_IGNORED] * length,
+            "weights": [0.0] * length,
+        }
+        for segment, (kind, question, answer) in enumerate(tasks, start=1):
+            asked = self.tokenizer(f"{question}{END}\n<|assistant|>").input_ids
+            answered = self.tokenizer(answer + END).input_ids
+            count = len(asked) + len(answered)
+            row["ids"] += asked + answered
+            row["segments"] += [segment] * count
+            row["positions"] += range(length, length + count)
+            # The token before an answer's token is where that one is predicted.
+            row["targets"] += [_IGNORED] * (len(asked) - 1) + answered + [_IGNORED]
+            weight = TASK_WEIGHTS[kind] / len(answered)
+            row["weights"] += [0.0] * (len(asked) - 1) + [weight] * len(answered) + [0.0]
+        return row
+
+    @staticmethod
+    def pad(rows: list[dict[str, list]]) -> dict[str, torch.Tensor]:
+        """Rows to tensors [batch, length]; padding is a segment of its own."""
+        longest = max(len(row["ids"]) for row in rows)
+        fill = {"ids": 0, "segments": -1, "positions": 0, "targets": _IGNORED, "weights": 0.0}
+        return {
+            key: torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
+            for key, value in fill.items()
+        }
+
+
+def visible(segments: torch.Tensor) -> torch.Tensor:
+    """Who sees whom: bool [batch, 1, length, length], from the segment of each token [batch, length]."""
+    length = segments.shape[1]
+    query, key = segments.unsqueeze(2), segments.unsqueeze(1)
+    earlier = torch.ones(length, length, dtype=torch.bool).tril()
+    return (earlier & ((key == 0) | (key == query))).unsqueeze(1)
+
+
+def losses_of(
+    model: Idefics3ForConditionalGeneration, goals: vision.Goals, batch: dict[str, torch.Tensor], frozen: bool
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The text's loss and the vision goals' loss; and the text's loss token by token [batch, length]."""
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.set_grad_enabled(not frozen):
+            tokens = vision.encode(model.model.vision_model, batch["pixels"])
+        images = model.model.connector(tokens)
+        embedded = model.get_input_embeddings()(batch["ids"])
+        where = (batch["ids"] == model.config.image_token_id).unsqueeze(-1)
+        embedded = embedded.masked_scatter(where, images.to(embedded.dtype))
+        hidden = model.model.text_model(
+            inputs_embeds=embedded,
+            attention_mask=visible(batch["segments"]),
+            position_ids=batch["positions"],
+            use_cache=False,
+        ).last_hidden_state
+        asked = batch["targets"] != _IGNORED
+        logits = model.lm_head(hidden[asked])
+        seen = vision.weighted_sum(vision.goal_losses(goals, tokens.mean(1), batch))
+    each = F.cross_entropy(logits.float(), batch["targets"][asked], reduction="none")
+    text = (each * batch["weights"][asked]).sum() / len(batch["ids"])
+    per_token = torch.zeros_like(batch["weights"]).masked_scatter(asked, each.detach())
+    return {"text": text, "vision": VISION_WEIGHT * seen}, per_token
+
+
+def optimizers(model, goals: vision.Goals, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for all else; the encoder's groups at a share of the rate."""
+    encoder, rest = model.model.vision_model, [*model.model.connector.parameters()]
+    rest += [p for p in model.model.text_model.parameters()]
+    inner = {id(p) for p in encoder.encoder.parameters() if p.ndim == 2}
+    embedding = id(model.get_input_embeddings().weight)
+    muon = [
+        {"params": [p for p in encoder.parameters() if id(p) in inner], "share": ENCODER_SHARE},
+        {"params": [p for p in rest if p.ndim == 2 and id(p) != embedding], "share": 1.0},
+    ]
+    adam = [
+        {"params": [p for p in encoder.parameters() if id(p) not in inner], "share": ENCODER_SHARE},
+        {"params": [p for p in rest if p.ndim != 2 or id(p) == embedding], "share": 1.0},
+        {"params": list(goals.parameters()), "share": ENCODER_SHARE},
+    ]
+    return [
+        torch.optim.Muon(muon, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(adam, lr=lr, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
+
+
+def train(
+    model: Idefics3ForConditionalGeneration,
+    processor: Idefics3Processor,
+    goals: vision.Goals,
+    batches: Batches,
+    iconbed: Path,
+    cache: Path,
+    steps: int,
+    lr: float = 2e-3,
+    log=print,
+) -> None:
+    """Run the join in place, or go on from its checkpoint."""
+    checkpoint = cache / "join.pt"
+    torch.manual_seed(0)
+    optims = optimizers(model, goals, lr)
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        model.load_state_dict(state["model"])
+        goals.load_state_dict(state["goals"])
+        for optim, saved in zip(optims, state["optims"], strict=True):
+            optim.load_state_dict(saved)
+        first = state["step"]
+    images, labels, domains = vision.read_probe(iconbed)
+    parameters = [*model.parameters(), *goals.parameters()]
+    started, mean = time.time(), {}
+    ahead = ThreadPoolExecutor(1)
+    upcoming = ahead.submit(batches, first)
+    for step in range(first, steps):
+        now = lr * min((step + 1) / 100, 1, (steps - step) / steps * 2)
+        frozen = step < FROZEN_SHARE * steps
+        for optim in optims:
+            for group in optim.param_groups:
+                group["lr"] = now * group["share"]
+        batch = upcoming.result()
+        upcoming = ahead.submit(batches, step + 1)
+        losses, per_token = losses_of(model, goals, batch, frozen)
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optim in optims:
+            optim.step()
+            optim.zero_grad()
+        shown = {name: loss.item() for name, loss in losses.items()} | by_kind(batch, per_token)
+        for name, value in shown.items():
+            mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
+        done = step + 1
+        if done % 25 == 0:
+            speed = (done - first) * BATCH / (time.time() - started)
+            eta = (steps - done) * BATCH / speed / 60
+            line = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
+            log(f"join {done}/{steps} {line} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
+        if done % 100 == 0 or done == steps:
+            state = {"model": model.state_dict(), "goals": goals.state_dict(), "step": done,
+                     "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+        if done % 400 == 0 or done == steps:
+            scores = vision.probe(vision.features(model.model.vision_model, images), labels, domains)
+            log(f"join {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
+    ahead.shutdown(cancel_futures=True)
+
+
+def by_kind(batch: dict[str, torch.Tensor], per_token: torch.Tensor) -> dict[str, float]:
+    """Mean loss of a label's tokens, of a name's and of a chain's, by the order of the tasks."""
+    kinds = {"direct": (1, 2), "name": (3,), "chain": (4,)}
+    asked, shown = batch["targets"] != _IGNORED, {}
+    for kind, segments in kinds.items():
+        chosen = asked & torch.isin(batch["segments"], torch.tensor(segments))
+        shown[kind] = per_token[chosen].mean().item()
+    return shown

@@ -1,0 +1,124 @@
+"""What several rooms' tests share. Heavy imports stay inside, so that the light tests start at once."""
+
+import io
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info, write_iconbed
+from rdmldg_ray.domainbed.view import read_images, sample_index
+from rdmldg_ray.models.folder import TINY_BASE
+from rdmldg_ray.storage import read_table
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """A storage root with the embedded data set and its chains; tests only read it."""
+    root = str(tmp_path_factory.mktemp("store"))
+    write_iconbed(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def info(store):
+    return read_dataset_info(store, "iconbed")
+
+
+@pytest.fixture(scope="session")
+def rows(store, info):
+    """Sixteen real samples of two domains, their chains of many lengths, as a training step reads them."""
+    index = sample_index(store, info, ["flat", "sketch"])
+    index = index.take(list(range(0, len(index), len(index) // 16))[:16])
+    chains = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
+    texts = {row["id"]: row["text"] for row in chains}
+    return [
+        {"id": row["id"], "image": image, "label": row["label"], "chain": texts[row["id"]]}
+        for row, image in zip(index.to_pylist(), read_images(index), strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def random_base(tmp_path_factory):
+    """A small Idefics3 with random weights beside the packaged processor, saved by save_pretrained.
+
+    Its weights are large for a fresh model, so that its outputs depend on all that it sees.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    folder = tmp_path_factory.mktemp("random_base")
+    config = AutoConfig.from_pretrained(TINY_BASE, local_files_only=True)
+    for part in (config.text_config, config.vision_config):
+        part.update(
+            {
+                "hidden_size": 48,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "initializer_range": 0.15,
+            }
+        )
+    config.text_config.update({"num_key_value_heads": 3, "head_dim": 16})
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    for file in TINY_BASE.iterdir():
+        if not (folder / file.name).exists():
+            shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def load_random_base(random_base):
+    """Load the random model afresh, in float32."""
+    from rdmldg_ray.config import ModelConfig
+    from rdmldg_ray.models.loading import load_base
+
+    return lambda: load_base(random_base, ModelConfig(dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def processor(random_base):
+    from rdmldg_ray.models.loading import load_processor
+
+    return load_processor(random_base)
+
+
+@pytest.fixture(scope="session")
+def prompts(processor, info):
+    from rdmldg_ray.models.prompts import PathwayPrompts
+
+    return PathwayPrompts(processor, info.classes)
+
+
+@pytest.fixture
+def collate(prompts):
+    """Collate rows into one worker's share of a step."""
+    from rdmldg_ray.config import PathwayWeights
+    from rdmldg_ray.mtct.collate import MtctCollator
+    from rdmldg_ray.mtct.schedule import BatchPlan
+
+    def collate(
+        rows, micro_batch_size=16, weights=PathwayWeights(), augment="none", seed=0, epoch=0, max_length=1024
+    ):
+        plan = BatchPlan(len(rows), 1, epoch + 1, len(rows), micro_batch_size, seed)
+        collator = MtctCollator(prompts, weights, plan, augment, seed, max_length)
+        lists = {name: pa.array([[row[name] for row in rows]]) for name in rows[0]}
+        return collator(pa.table({"step": [epoch], "rank": [0], "epoch": [epoch], **lists}))
+
+    return collate
+
+
+@pytest.fixture(scope="session")
+def png():
+    """Encode noise of a size, in (width, height), as PNG."""
+
+    def png(size=(96, 96), seed=0):
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        sink = io.BytesIO()
+        Image.fromarray(pixels).save(sink, "PNG")
+        return sink.getvalue()
+
+    return png
