@@ -15,8 +15,9 @@ import argparse
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
-from tiny import join, model, pictures, teacher, text, vision
+from tiny import join, model, parallel, pictures, teacher, text, vision
 
 
 def main() -> None:
@@ -27,22 +28,34 @@ def main() -> None:
                         help="folder for pictures and checkpoints (1 GB)")  # fmt: skip
     parser.add_argument("--vision-steps", type=int, default=5000, help="steps of 128 drawings")
     parser.add_argument("--join-steps", type=int, default=1600, help="steps of 32 drawings, four questions each")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes, one on each core")
     parser.add_argument("--until", choices=("pictures", "vision", "join"), default="join")
     options = parser.parse_args()
 
-    torch.set_num_threads(options.threads)
-    cv2.setNumThreads(1)
-    torch.manual_seed(0)
-    drawn, views = pictures.prepare(options.cache, options.iconbed, options.threads)
-    coloured = [picture.views[0] for picture in drawn if picture.coloured]
-    taught = teacher.features(options.cache, views, coloured)
-    print(f"{len(drawn)} drawings of {len({p.concept for p in drawn})} concepts, {len(coloured)} coloured")
-    if options.until == "pictures":
-        return
-
+    # Pictures and the teacher use all cores by themselves; training runs one process on each core.
+    torch.set_num_threads(options.workers)
+    drawn, views, _ = prepare(options)
     texts = text.Texts(drawn)
-    processor = model.cached_processor(options.cache / "processor", lambda: texts.corpus(drawn, views, 4000))
+    model.cached_processor(options.cache / "processor", lambda: texts.corpus(drawn, views, 4000))
+    if options.until != "pictures":
+        parallel.launch(train, options.workers, options)
+
+
+def prepare(options: argparse.Namespace) -> tuple[list[pictures.Picture], np.ndarray, np.ndarray]:
+    """Pictures, their views and the teacher's features of the coloured ones."""
+    drawn, views = pictures.prepare(options.cache, options.iconbed, options.workers)
+    coloured = [picture.views[0] for picture in drawn if picture.coloured]
+    return drawn, views, teacher.features(options.cache, views, coloured)
+
+
+def train(options: argparse.Namespace) -> None:
+    """The vision stage and the join, in each of the processes."""
+    cv2.setNumThreads(1)
+    rank, _ = parallel.rank_and_world()
+    drawn, views, taught = prepare(options)
+    texts = text.Texts(drawn)
+    processor = model.cached_processor(options.cache / "processor")
+    torch.manual_seed(0)
     base = model.build_model(processor)
     seen = vision.Batches(drawn, views, taught, seed=0)
     encoder = base.model.vision_model
@@ -51,9 +64,10 @@ def main() -> None:
         return
 
     batches = join.Batches(processor, drawn, views, texts, seen)
-    join.train(base, processor, goals, batches, options.iconbed, options.cache, options.join_steps)
-    model.save(base, processor, options.out)
-    (options.out / "concepts.txt").write_text("".join(f"{name}\n" for name in texts.concepts))
+    join.train(base, goals, batches, options.iconbed, options.cache, options.join_steps)
+    if rank == 0:
+        model.save(base, processor, options.out)
+        (options.out / "concepts.txt").write_text("".join(f"{name}\n" for name in texts.concepts))
 
 
 if __name__ == "__main__":

@@ -115,9 +115,9 @@ def build_model(processor: Idefics3Processor) -> Idefics3ForConditionalGeneratio
     return model
 
 
-def cached_processor(folder: Path, corpus: Callable[[], Iterable[str]]) -> Idefics3Processor:
+def cached_processor(folder: Path, corpus: Callable[[], Iterable[str]] | None = None) -> Idefics3Processor:
     """The processor saved in the folder, or a new one from the corpus, saved there."""
-    if not folder.exists():
+    if corpus and not folder.exists():
         build_processor(corpus()).save_pretrained(folder)
     return Idefics3Processor.from_pretrained(folder)
 

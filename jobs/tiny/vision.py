@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
+from tiny import parallel
 from tiny import pictures as drawings
 from tiny.pictures import Picture
 
@@ -87,13 +88,15 @@ class Batches:
         self.teacher_row = {index: row for row, index in enumerate(coloured)}
         self.teacher = teacher
 
-    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
         random = np.random.default_rng((self.seed, step))
-        chosen = random.choice(len(self.pictures), BATCH, p=self.weights)
+        chosen = random.choice(len(self.pictures), BATCH, p=self.weights)[rank::world]
         images = []
-        for picture in (self.pictures[index] for index in chosen):
-            view = picture.views[-1] if random.random() < 0.35 else picture.views[0]
-            images.append(drawings.augment(self.views[view], random))
+        for place, picture in enumerate(self.pictures[index] for index in chosen):
+            # A generator for each image: what is drawn does not depend on how many processes there are.
+            own = np.random.default_rng((self.seed, step, rank + place * world))
+            view = picture.views[-1] if own.random() < 0.35 else picture.views[0]
+            images.append(drawings.augment(self.views[view], own))
         return self.goals(chosen) | {"pixels": to_pixels(np.stack(images))}
 
     def goals(self, chosen: np.ndarray) -> dict[str, torch.Tensor]:
@@ -150,11 +153,18 @@ def train(
     vision, batches: Batches, iconbed: Path, cache: Path, steps: int, lr: float = 1.5e-3, log=print
 ) -> None:
     """Run the stage in place, or go on from its checkpoint; returns the goals' heads."""
+    rank, world = parallel.rank_and_world()
+    if rank:
+
+        def log(line: str) -> None:
+            """One process speaks for all."""
+
     checkpoint = cache / "vision.pt"
     torch.manual_seed(0)
     width = vision.post_layernorm.weight.shape[0]
     goals = Goals(width, len(batches.concept), len(batches.word), batches.teacher.shape[1])
     optims = optimizers(vision, goals, lr)
+    parameters = [*vision.parameters(), *goals.parameters()]
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
@@ -166,7 +176,7 @@ def train(
     images, labels, domains = read_probe(iconbed)
     started, mean = time.time(), {}
     ahead = ThreadPoolExecutor(1)
-    upcoming = ahead.submit(batches, first)
+    upcoming = ahead.submit(batches, first, rank, world)
     for step in range(first, steps):
         # Warm up, stay, and fall to nothing in the last third; then also all patches, as at inference.
         now = lr * min((step + 1) / 200, 1, (steps - step) / steps * 3)
@@ -175,12 +185,13 @@ def train(
                 group["lr"] = now
         kept = KEPT_PATCHES if step < 0.7 * steps else None
         batch = upcoming.result()
-        upcoming = ahead.submit(batches, step + 1)
+        upcoming = ahead.submit(batches, step + 1, rank, world)
         # bfloat16 matrices are more than twice as fast on a processor that has them (AVX-512 BF16).
         with torch.autocast("cpu", torch.bfloat16):
             losses = goal_losses(goals, encode(vision, batch["pixels"], kept).mean(1), batch)
         weighted_sum(losses).backward()
-        torch.nn.utils.clip_grad_norm_([*vision.parameters(), *goals.parameters()], 2.0)
+        parallel.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 2.0)
         for optim in optims:
             optim.step()
             optim.zero_grad()
@@ -192,7 +203,7 @@ def train(
             eta = (steps - done) * BATCH / speed / 60
             shown = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
             log(f"vision {done}/{steps} {shown} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
-        if done % 250 == 0 or done == steps:
+        if rank == 0 and (done % 250 == 0 or done == steps):
             scores = probe(features(vision, images), labels, domains)
             log(f"vision {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
             state = {"vision": vision.state_dict(), "goals": goals.state_dict(), "step": done,

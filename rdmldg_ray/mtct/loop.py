@@ -7,7 +7,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,17 @@ import torch
 import torch.distributed as dist
 from transformers import get_scheduler
 
-from rdmldg_ray.config import Config, TrainingConfig
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.loading import add_lora, load_adapter, load_base, load_processor
 from rdmldg_ray.models.prompts import PathwayPrompts
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
+from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.loss import PathwayLosses, pathway_losses
-from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.progress import ProgressFile
 from rdmldg_ray.storage import download_folder, exists, join, read_bytes, upload_folder, write_bytes
 
 _TAG = "deepspeed"
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """What a worker needs to know about its stage."""
-
-    config: Config
-    training: TrainingConfig
-    plan: BatchPlan
-    class_names: list[str]
-    stage: str
-    """Where the stage's outputs go."""
-    adapter: str | None
-    """Location of the adapter to go on from; None for a new one."""
-    seed: int
-
-
-def train_worker(settings: dict[str, Any]) -> None:
-    """Entry point of a Ray Train worker; ``settings`` holds one ``TrainJob`` under ``job``."""
-    job: TrainJob = settings["job"]
-    Worker(job).run()
 
 
 class Worker:

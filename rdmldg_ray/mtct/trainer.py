@@ -1,12 +1,14 @@
 """One stage of training as a Ray Train job."""
 
+from typing import Any
+
 import pyarrow as pa
 from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rdmldg_ray.config import Config, TrainingConfig
-from rdmldg_ray.mtct.loop import TrainJob, train_worker
+from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import training_stream
 
@@ -45,7 +47,7 @@ def train_stage(
     if on_gpu:
         resources["GPU"] = workers.gpus_per_worker
     trainer = TorchTrainer(
-        train_worker,
+        _train_worker,
         train_loop_config={"job": job},
         datasets={"train": training_stream(training_set, plan)},
         dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
@@ -61,3 +63,10 @@ def train_stage(
         ),
     )
     trainer.fit()
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    # Only the workers pay for importing DeepSpeed and transformers.
+    from rdmldg_ray.mtct.loop import Worker
+
+    Worker(settings["job"]).run()

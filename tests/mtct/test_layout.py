@@ -134,9 +134,7 @@ def test_loss_and_gradients_equal_those_of_two_plain_sequences_for_each_sample(
         plain_nll(model, prompts, row, prompts.direct_text, row["label"].replace("_", " ")).sum()
         for row in mixed
     ]
-    reasoning = [
-        plain_nll(model, prompts, row, prompts.reasoning_text, row["chain"]).mean() for row in mixed
-    ]
+    reasoning = [plain_nll(model, prompts, row, prompts.reasoning_text, row["chain"]).mean() for row in mixed]
     torch.testing.assert_close(ours.direct, torch.stack(direct), rtol=1e-5, atol=0)
     torch.testing.assert_close(ours.reasoning, torch.stack(reasoning), rtol=1e-5, atol=0)
 

@@ -24,9 +24,7 @@ def test_the_labels_loss_is_the_sum_over_its_tokens():
 
 
 def test_the_labels_loss_is_by_choice_the_mean_over_its_tokens():
-    torch.testing.assert_close(
-        losses("mean").direct, -torch.tensor([math.log(0.5 * 0.8) / 2, math.log(0.2)])
-    )
+    torch.testing.assert_close(losses("mean").direct, -torch.tensor([math.log(0.5 * 0.8) / 2, math.log(0.2)]))
 
 
 @pytest.mark.parametrize("label_reduction", ["sum", "mean"])

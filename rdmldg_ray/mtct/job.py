@@ -1,0 +1,21 @@
+"""What travels from the driver to the training workers."""
+
+from dataclasses import dataclass
+
+from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.mtct.schedule import BatchPlan
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a worker needs to know about its stage."""
+
+    config: Config
+    training: TrainingConfig
+    plan: BatchPlan
+    class_names: list[str]
+    stage: str
+    """Where the stage's outputs go."""
+    adapter: str | None
+    """Location of the adapter to go on from; None for a new one."""
+    seed: int
