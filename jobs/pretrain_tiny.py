@@ -21,13 +21,19 @@ from tiny import join, model, parallel, pictures, teacher, text, vision
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--iconbed", type=Path, required=True, help="IconBed's parquet file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/rdmldg_ray/tiny",
-                        help="folder for pictures and checkpoints (1 GB)")  # fmt: skip
-    parser.add_argument("--vision-steps", type=int, default=5000, help="steps of 128 drawings")
-    parser.add_argument("--join-steps", type=int, default=1600, help="steps of 32 drawings, four questions each")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path.home() / ".cache/rdmldg_ray/tiny",
+        help="folder for pictures and checkpoints (1 GB)",
+    )
+    parser.add_argument("--vision-steps", type=int, default=4500, help="steps of 128 drawings")
+    parser.add_argument("--join-steps", type=int, default=1600, help="steps of 32 drawings, four tasks each")
     parser.add_argument("--workers", type=int, default=2, help="processes, one on each core")
     parser.add_argument("--until", choices=("pictures", "vision", "join"), default="join")
     options = parser.parse_args()

@@ -100,9 +100,9 @@ def collate(prompts):
     from rdmldg_ray.mtct.collate import MtctCollator
     from rdmldg_ray.mtct.schedule import BatchPlan
 
-    def collate(
-        rows, micro_batch_size=16, weights=PathwayWeights(), augment="none", seed=0, epoch=0, max_length=1024
-    ):
+    both = PathwayWeights()
+
+    def collate(rows, micro_batch_size=16, weights=both, augment="none", seed=0, epoch=0, max_length=1024):
         plan = BatchPlan(len(rows), 1, epoch + 1, len(rows), micro_batch_size, seed)
         collator = MtctCollator(prompts, weights, plan, augment, seed, max_length)
         lists = {name: pa.array([[row[name] for row in rows]]) for name in rows[0]}

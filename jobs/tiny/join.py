@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 
+from tiny import parallel, vision
 from tiny import pictures as drawings
-from tiny import vision
 from tiny.model import END, IMAGE_TOKENS
 from tiny.pictures import Picture
 from tiny.text import Texts
@@ -23,7 +23,7 @@ from tiny.text import Texts
 BATCH = 32
 # What a kind of task weighs; a chain's loss is the mean of some 75 tokens, most of them easy.
 TASK_WEIGHTS = {"direct": 1.0, "name": 1.0, "chain": 3.0}
-VISION_WEIGHT = 0.25  # of the vision stage's own goals, which go on
+VISION_WEIGHT = 0.5  # of the vision stage's own goals, which go on
 ENCODER_SHARE = 0.25  # of the learning rate, once the decoder has found its feet
 FROZEN_SHARE = 0.1  # of the steps, in which the encoder is left alone
 
@@ -33,19 +33,27 @@ _IGNORED = -100
 class Batches:
     """Step number to a batch of drawings with tasks; the same number always gives the same batch."""
 
-    def __init__(self, processor, pictures: list[Picture], views: np.ndarray, texts: Texts, seen: vision.Batches):
+    def __init__(
+        self,
+        processor: Idefics3Processor,
+        pictures: list[Picture],
+        views: np.ndarray,
+        texts: Texts,
+        seen: vision.Batches,
+    ):
         self.tokenizer = processor.tokenizer
         self.pictures, self.views, self.texts, self.seen = pictures, views, texts, seen
         around = "<fake_token_around_image>"
         prefix = f"<|user|>{around}<global-img>{processor.image_token * IMAGE_TOKENS}{around}"
         self.prefix = self.tokenizer(prefix).input_ids
 
-    def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        random = np.random.default_rng((self.seen.seed, 1, step))
-        chosen = random.choice(len(self.pictures), BATCH, p=self.seen.weights)
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+        start = (self.seen.seed, 1, step)
+        chosen = np.random.default_rng(start).choice(len(self.pictures), BATCH, p=self.seen.weights)
+        chosen = chosen[rank::world]
         images, rows = [], []
-        for index in chosen:
-            picture = self.pictures[index]
+        for place, picture in enumerate(self.pictures[index] for index in chosen):
+            random = np.random.default_rng((*start, rank + place * world))
             view = picture.views[-1] if random.random() < 0.3 else picture.views[0]
             image = drawings.augment(self.views[view], random)
             images.append(image)
@@ -126,10 +134,12 @@ def losses_of(
     return {"text": text, "vision": VISION_WEIGHT * seen}, per_token
 
 
-def optimizers(model, goals: vision.Goals, lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: Idefics3ForConditionalGeneration, goals: vision.Goals, lr: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for all else; the encoder's groups at a share of the rate."""
     encoder, rest = model.model.vision_model, [*model.model.connector.parameters()]
-    rest += [p for p in model.model.text_model.parameters()]
+    rest += list(model.model.text_model.parameters())
     inner = {id(p) for p in encoder.encoder.parameters() if p.ndim == 2}
     embedding = id(model.get_input_embeddings().weight)
     muon = [
@@ -149,16 +159,15 @@ def optimizers(model, goals: vision.Goals, lr: float) -> list[torch.optim.Optimi
 
 def train(
     model: Idefics3ForConditionalGeneration,
-    processor: Idefics3Processor,
     goals: vision.Goals,
     batches: Batches,
     iconbed: Path,
     cache: Path,
     steps: int,
     lr: float = 2e-3,
-    log=print,
 ) -> None:
     """Run the join in place, or go on from its checkpoint."""
+    rank, world = parallel.rank_and_world()
     checkpoint = cache / "join.pt"
     torch.manual_seed(0)
     optims = optimizers(model, goals, lr)
@@ -172,9 +181,10 @@ def train(
         first = state["step"]
     images, labels, domains = vision.read_probe(iconbed)
     parameters = [*model.parameters(), *goals.parameters()]
-    started, mean = time.time(), {}
+    started = time.time()
+    mean: dict[str, float] = {}
     ahead = ThreadPoolExecutor(1)
-    upcoming = ahead.submit(batches, first)
+    upcoming = ahead.submit(batches, first, rank, world)
     for step in range(first, steps):
         now = lr * min((step + 1) / 100, 1, (steps - step) / steps * 2)
         frozen = step < FROZEN_SHARE * steps
@@ -182,9 +192,10 @@ def train(
             for group in optim.param_groups:
                 group["lr"] = now * group["share"]
         batch = upcoming.result()
-        upcoming = ahead.submit(batches, step + 1)
+        upcoming = ahead.submit(batches, step + 1, rank, world)
         losses, per_token = losses_of(model, goals, batch, frozen)
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
+        parallel.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optim in optims:
             optim.step()
@@ -193,11 +204,13 @@ def train(
         for name, value in shown.items():
             mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
         done = step + 1
+        if rank:
+            continue
         if done % 25 == 0:
             speed = (done - first) * BATCH / (time.time() - started)
             eta = (steps - done) * BATCH / speed / 60
             line = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            log(f"join {done}/{steps} {line} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
+            print(f"join {done}/{steps} {line} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
         if done % 100 == 0 or done == steps:
             state = {"model": model.state_dict(), "goals": goals.state_dict(), "step": done,
                      "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
@@ -205,7 +218,7 @@ def train(
             checkpoint.with_suffix(".part").replace(checkpoint)
         if done % 400 == 0 or done == steps:
             scores = vision.probe(vision.features(model.model.vision_model, images), labels, domains)
-            log(f"join {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
+            print(f"join {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
     ahead.shutdown(cancel_futures=True)
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 
 def launch(work: Callable[[Any], None], world: int, options: Any) -> None:
     """Call ``work(options)`` in ``world`` processes and wait for them."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_start, (work, world, options, f"{folder}/store"), nprocs=world)
+        spawn(_start, (work, world, options, f"{folder}/store"), nprocs=world)
 
 
 def _start(rank: int, work: Callable[[Any], None], world: int, options: Any, store: str) -> None:

@@ -5,14 +5,18 @@ from its SVG (every shape filled white with a black outline), which teaches the 
 both are the same thing.
 """
 
+import io
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tiny import sources
 
@@ -22,10 +26,18 @@ _RENDERED = 224  # pixels, before trimming and scaling down
 _SIDES = np.array([[4, 4], [92, 4], [4, 92]], np.float32)
 
 # Styles that icon sets append to a name, and names of signs that show no thing.
-_STYLES = set(["outline", "outlined", "filled", "fill", "thin", "light", "bold", "duotone", "solid", "regular", "color", "negative", "alt"])
-_SIGNS = set(
-    ["arrow", "arrows", "brand", "logo", "alpha", "numeric", "number", "letter", "align", "format", "border", "layout", "caret", "chevron", "square", "circle", "rectangle", "hexagon", "triangle", "page", "view", "table", "grid", "align", "text", "font", "sort", "filter", "api", "code", "file", "folder", "database", "git", "github", "google", "facebook", "microsoft", "amazon", "apple", "twitter", "align", "distribute", "rotate", "selection", "select", "signal", "battery", "wifi", "network", "cast", "axis", "artboard", "brackets", "http", "html", "css", "sql", "json", "xml", "decimal", "math", "plus", "minus", "equal", "alphabetical", "keyboard", "language", "message", "chat", "comment", "email", "mail", "emoticon", "phone", "cellphone", "dots", "zodiac", "box", "medal", "cell", "column", "row", "currency", "hand", "user", "account", "playlist", "badge", "mood", "device", "clock", "calendar", "device", "gender", "crypto", "dice", "map", "pin", "toggle", "menu", "list", "link", "bookmark", "window", "panel", "screen", "monitor", "server", "cloud", "shield"]
-)
+_STYLE_WORDS = """
+outline outlined filled fill thin light bold duotone solid regular color negative alt
+"""
+_SIGN_WORDS = """
+arrow arrows brand logo alpha numeric number letter align format border layout caret chevron square circle
+rectangle hexagon triangle page view table grid text font sort filter api code file folder database git
+github google facebook microsoft amazon apple twitter distribute rotate selection select signal battery
+wifi network cast axis artboard brackets http html css sql json xml decimal math plus minus equal
+alphabetical keyboard language message chat comment email mail emoticon phone cellphone dots zodiac box
+medal cell column row currency hand user account playlist badge mood device clock calendar gender crypto
+dice map pin toggle menu list link bookmark window panel screen monitor server cloud shield
+"""
 
 
 @dataclass(frozen=True)
@@ -46,16 +58,17 @@ def prepare(cache: Path, iconbed: Path, workers: int = 2) -> tuple[list[Picture]
     if not listing.exists():
         cache.mkdir(parents=True, exist_ok=True)
         drawings = list(_drawings(cache / "packages", iconbed))
-        pictures, views = [], []
+        entries: list[dict[str, Any]] = []
+        views: list[np.ndarray] = []
         with ProcessPoolExecutor(workers) as pool:
             for drawing, rendered in zip(drawings, pool.map(_views, drawings, chunksize=64), strict=True):
                 if rendered:
                     rows = tuple(range(len(views), len(views) + len(rendered)))
                     views.extend(rendered)
                     kept = ("concept", "words", "group", "source", "coloured")
-                    pictures.append({key: drawing[key] for key in kept} | {"views": rows})
+                    entries.append({key: drawing[key] for key in kept} | {"views": rows})
         np.save(array, np.stack(views))
-        listing.write_text(json.dumps(pictures))
+        listing.write_text(json.dumps(entries))
     pictures = [
         Picture(**entry | {"words": tuple(entry["words"]), "views": tuple(entry["views"])})
         for entry in json.loads(listing.read_text())
@@ -63,8 +76,9 @@ def prepare(cache: Path, iconbed: Path, workers: int = 2) -> tuple[list[Picture]
     return pictures, np.load(array)
 
 
-def _drawings(packages: Path, iconbed: Path):
+def _drawings(packages: Path, iconbed: Path) -> Iterator[dict[str, Any]]:
     """SVG bodies with names, in a fixed order, IconBed's concepts left out."""
+    styles, signs = set(_STYLE_WORDS.split()), set(_SIGN_WORDS.split())
     hexcodes, names, forbidden = sources.read_iconbed(iconbed)
     emojis = _emoji_names(sources.fetch(sources.EMOJI_NAMES, packages), hexcodes, names, forbidden)
     for source in sources.SOURCES:
@@ -78,8 +92,8 @@ def _drawings(packages: Path, iconbed: Path):
                 if known is None:
                     continue
             else:
-                words = [word for word in sources.name_words(name) if word not in _STYLES]
-                rare = not words or _SIGNS & set(words) or max(map(len, words)) < 3
+                words = [word for word in sources.name_words(name) if word not in styles]
+                rare = not words or signs & set(words) or max(map(len, words)) < 3
                 if rare or name.endswith("-off") or sources.names_left_out(" ".join(words), forbidden):
                     continue
                 if name.endswith(("-light", "-bold")):  # the same drawing in another thickness
@@ -170,9 +184,7 @@ def _render(svg: str, aspect: float) -> np.ndarray | None:
         )  # fmt: skip
     except ValueError:
         return None
-    return trim(
-        cv2.cvtColor(cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    )
+    return trim(read_png(bytes(png)))
 
 
 def trim(image: np.ndarray) -> np.ndarray | None:
@@ -273,4 +285,4 @@ def _thicken(view: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def read_png(data: bytes) -> np.ndarray:
     """Encoded image to uint8 [h, w, 3], RGB."""
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,35 @@ SOURCES = tuple(
 )  # fmt: skip
 
 # Words of IconBed's names that say nothing about the thing itself ("hot beverage", "fire engine").
-_GENERAL = set(
-    ["and", "of", "on", "in", "out", "with", "without", "the", "baby", "lady", "hatching", "classical", "convenience", "department", "derelict", "hindu", "japanese", "love", "office", "post", "tokyo", "ballet", "flat", "high", "heeled", "one", "piece", "martial", "arts", "man", "woman", "running", "safety", "top", "popping", "clinking", "hot", "tropical", "guide", "ear", "bone", "leg", "food", "shallow", "four", "fluttering", "wind", "christmas", "fallen", "wilted", "spiral", "spouting", "straight", "triangular", "articulated", "auto", "bullet", "delivery", "fire", "speed", "kick", "light", "motor", "oncoming", "police", "racing", "sport", "utility", "red", "face", "box", "handle", "old", "s", "pot", "bank", "wedding"]
-)
+_GENERAL_WORDS = """
+and of on in out with without the baby lady hatching classical convenience department derelict hindu
+japanese love office post tokyo ballet flat high heeled one piece martial arts man woman running safety
+top popping clinking hot tropical guide ear bone leg food shallow four fluttering wind christmas fallen
+wilted spiral spouting straight triangular articulated auto bullet delivery fire speed kick light motor
+oncoming police racing sport utility red face box handle old s pot bank wedding
+"""
 # Words for IconBed's classes, and other names of its concepts, for icon sets that name things freely.
-_KINDRED = set(
-    ["bird", "bug", "insect", "building", "clothing", "clothes", "drink", "beverage", "mammal", "animal", "pet", "meal", "plant", "tree", "flower", "produce", "fruit", "vegetable", "vegetables", "veggie", "sea", "ocean", "tool", "tools", "vehicle", "car", "cars", "cab", "taxi", "van", "truck", "lorry", "bike", "biking", "motorbike", "cycling", "rail", "railway", "subway", "metro", "puppy", "kitten", "bunny", "hare", "rat", "ox", "bull", "cattle", "calf", "buffalo", "sheep", "lamb", "ram", "goat", "pony", "donkey", "hen", "cock", "chick", "duckling", "hawk", "falcon", "crow", "raven", "sparrow", "pigeon", "toucan", "seagull", "pelican", "ostrich", "whale", "orca", "clam", "shell", "prawn", "salmon", "tuna", "bass", "crayfish", "moth", "bee", "wasp", "hornet", "ladybug", "ladybird", "tarantula", "slug", "larva", "centipede", "mantis", "coffee", "tea", "cafe", "mug", "espresso", "latte", "juice", "soda", "cola", "martini", "whiskey", "whisky", "vodka", "brandy", "champagne", "liquor", "alcohol", "bottle", "water", "burger", "fries", "noodle", "noodles", "pasta", "ramen", "soup", "stew", "dessert", "cake", "muffin", "donut", "bakery", "toast", "steak", "sausage", "ham", "drumstick", "cheese", "egg", "fried", "kebab", "dumpling", "sushi", "shirt", "tshirt", "tee", "blouse", "jacket", "hoodie", "sweater", "trousers", "pants", "skirt", "gown", "robe", "sneaker", "sneakers", "shoes", "slipper", "heel", "heels", "tie", "bowtie", "bra", "underwear", "bathrobe", "apron", "mitten", "mittens", "cap", "hat", "beanie", "helmet", "sock", "boots", "vest", "suit", "home", "apartment", "skyscraper", "warehouse", "cottage", "cabin", "barn", "villa", "shop", "market", "chapel", "cathedral", "pagoda", "shrine", "tent", "museum", "university", "courthouse", "spanner", "drill", "pliers", "saw", "chainsaw", "shovel", "spade", "rake", "brush", "cog", "gears", "settings", "pickaxe", "hatchet", "bolt", "nail", "screw", "cherry", "citrus", "orange", "lime", "berry", "berries", "raspberry", "plum", "olive", "pomegranate", "papaya", "apple", "corn", "wheat", "barley", "grain", "grass", "fern", "bush", "ivy", "clover", "leaf", "leaves", "sprout", "bonsai", "pine", "oak", "palm", "bamboo", "bloom", "petal", "chili", "chilli", "pepper", "radish", "turnip", "beet", "cabbage", "lettuce", "salad", "pumpkin", "bean", "beans", "pea", "peas", "nut", "nuts", "almond", "chestnut", "mushroom", "paw", "feline", "canine", "hound", "doggy", "hog", "boar", "piglet", "stag", "antelope", "moose", "reindeer", "elk", "hyena", "panther", "leopard", "jaguar", "cheetah", "lioness", "ape", "chimpanzee", "orangutan", "squirrel", "hedgehog", "beaver", "otter", "skunk", "badger", "sloth", "panda", "koala", "hippo", "hippopotamus", "llama", "alpaca", "rodent", "hamster"]
-)
+_KINDRED_WORDS = """
+bird bug insect building clothing clothes drink beverage mammal animal pet meal plant tree flower produce
+fruit vegetable vegetables veggie sea ocean tool tools vehicle car cars cab taxi van truck lorry bike
+biking motorbike cycling rail railway subway metro puppy kitten bunny hare rat ox bull cattle calf buffalo
+sheep lamb ram goat pony donkey hen cock chick duckling hawk falcon crow raven sparrow pigeon toucan
+seagull pelican ostrich whale orca clam shell prawn salmon tuna bass crayfish moth bee wasp hornet ladybug
+ladybird tarantula slug larva centipede mantis coffee tea cafe mug espresso latte juice soda cola martini
+whiskey whisky vodka brandy champagne liquor alcohol bottle water burger fries noodle noodles pasta ramen
+soup stew dessert cake muffin donut bakery toast steak sausage ham drumstick cheese egg fried kebab
+dumpling sushi shirt tshirt tee blouse jacket hoodie sweater trousers pants skirt gown robe sneaker
+sneakers shoes slipper heel heels tie bowtie bra underwear bathrobe apron mitten mittens cap hat beanie
+helmet sock boots vest suit home apartment skyscraper warehouse cottage cabin barn villa shop market
+chapel cathedral pagoda shrine tent museum university courthouse spanner drill pliers saw chainsaw shovel
+spade rake brush cog gears settings pickaxe hatchet bolt nail screw cherry citrus orange lime berry
+berries raspberry plum olive pomegranate papaya apple corn wheat barley grain grass fern bush ivy clover
+leaf leaves sprout bonsai pine oak palm bamboo bloom petal chili chilli pepper radish turnip beet cabbage
+lettuce salad pumpkin bean beans pea peas nut nuts almond chestnut mushroom paw feline canine hound doggy
+hog boar piglet stag antelope moose reindeer elk hyena panther leopard jaguar cheetah lioness ape
+chimpanzee orangutan squirrel hedgehog beaver otter skunk badger sloth panda koala hippo hippopotamus
+llama alpaca rodent hamster
+"""
 
 
 def read_iconbed(parquet: Path) -> tuple[set[str], set[str], set[str]]:
@@ -99,11 +122,15 @@ def read_iconbed(parquet: Path) -> tuple[set[str], set[str], set[str]]:
     rows = pyarrow.parquet.read_table(parquet, columns=["hexcode", "cldr_name"]).to_pylist()
     names = {row["cldr_name"].lower() for row in rows}
     words = {word for name in names for word in name_words(name)}
-    return {row["hexcode"] for row in rows}, names, (words | _KINDRED) - _GENERAL
+    return (
+        {row["hexcode"] for row in rows},
+        names,
+        (words | set(_KINDRED_WORDS.split())) - set(_GENERAL_WORDS.split()),
+    )
 
 
 def name_words(name: str) -> list[str]:
-    """Words of a name in lower case: ``Woman’s-boot`` gives woman, s, boot."""
+    """Words of a name in lower case: ``Billed-cap`` gives billed, cap."""
     return re.findall(r"[a-z]+", name.lower())
 
 
@@ -132,7 +159,9 @@ def fetch(source: Source, folder: Path) -> Path:
     return target
 
 
-def read_json(tarball: Path, name: str) -> dict | list:
+def read_json(tarball: Path, name: str) -> Any:
     """A JSON file of an npm tarball, by its path inside the package."""
     with tarfile.open(tarball) as archive:
-        return json.load(archive.extractfile(f"package/{name}"))
+        member = archive.extractfile(f"package/{name}")
+        assert member is not None, f"{tarball.name} has no file {name}"
+        return json.load(member)

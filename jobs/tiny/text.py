@@ -12,8 +12,20 @@ from tiny.pictures import Picture
 
 NAME_QUESTION = "What is this?"
 # Unicode's subgroups that are IconBed's classes, or contain them, never serve as options.
-_LIKE_ICONBED = ("animal", "cat-face", "monkey-face", "plant", "food", "drink", "dishware", "clothing", "tool",
-                 "place-building", "place-religious", "transport-ground")  # fmt: skip
+_LIKE_ICONBED = (
+    "animal",
+    "cat-face",
+    "clothing",
+    "dishware",
+    "drink",
+    "food",
+    "monkey-face",
+    "place-building",
+    "place-religious",
+    "plant",
+    "tool",
+    "transport-ground",
+)
 _WORD_COUNT = 8  # drawings that a word must belong to before it can be an option
 
 
@@ -23,9 +35,7 @@ class Texts:
     def __init__(self, pictures: list[Picture]):
         names = Counter(picture.concept for picture in pictures)
         self.concepts = sorted(names)
-        self.groups = sorted(
-            {p.group for p in pictures if p.group and not p.group.startswith(_LIKE_ICONBED)}
-        )
+        self.groups = sorted({p.group for p in pictures if p.group and not p.group.startswith(_LIKE_ICONBED)})
         counts = Counter(word for picture in pictures for word in set(picture.words))
         self.words = sorted(w for w, n in counts.items() if n >= _WORD_COUNT and re.fullmatch("[a-z]{3,}", w))
 
@@ -47,13 +57,13 @@ class Texts:
             label, others = known[random.integers(len(known))], self.words
         else:
             label, others = picture.concept, self.concepts
-        options = {label}
+        chosen = {label}
         wanted = int(random.integers(4, 15)) if system != "concept" else int(random.integers(3, 9))
-        while len(options) < wanted:
+        while len(chosen) < wanted:
             other = others[random.integers(len(others))]
             if other not in picture.words and other != picture.concept:
-                options.add(other)
-        options = [option.replace("-", " ") for option in sorted(options)]
+                chosen.add(other)
+        options = [option.replace("-", " ") for option in sorted(chosen)]
         if random.random() < 0.5:
             random.shuffle(options)
         return label.replace("-", " "), options
@@ -83,7 +93,7 @@ class Texts:
     def corpus(self, pictures: list[Picture], views: np.ndarray, count: int, seed: int = 0) -> list[str]:
         """Texts for the tokenizer to learn from."""
         random = np.random.default_rng(seed)
-        texts = []
+        texts: list[str] = []
         for index in random.integers(len(pictures), size=count):
             picture = pictures[index]
             texts.extend(self.chain(picture, views[picture.views[0]], random))

@@ -8,6 +8,7 @@ one domain held out at a time, is logged as a yardstick; nothing is chosen by it
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,32 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransfo
 
 from tiny import parallel
 from tiny import pictures as drawings
+from tiny.model import PATCH
 from tiny.pictures import Picture
 
 BATCH = 128
 WORD_COUNT = 4  # a keyword must belong to this many drawings to be a goal
 KEPT_PATCHES = 36  # of 64, for most of the training: most patches of a drawing are blank
+
+# Unicode's subgroups of faces, people and signs: many drawings, little to learn from.
+_COMMON = (
+    "arrow",
+    "av-symbol",
+    "emotion",
+    "face-",
+    "family",
+    "geometric",
+    "hand",
+    "heart",
+    "math",
+    "other-symbol",
+    "person",
+    "punctuation",
+    "time",
+    "transport-sign",
+    "warning",
+    "zodiac",
+)
 
 
 class Goals(nn.Module):
@@ -43,7 +65,7 @@ class Goals(nn.Module):
 
 def encode(vision: Idefics3VisionTransformer, pixels: torch.Tensor, kept: int | None = None) -> torch.Tensor:
     """[batch, 3, 96, 96] to tokens [batch, patches, width]; ``kept``: only so many patches, by ink."""
-    patch = vision.patch_size
+    patch = PATCH
     grid = pixels.shape[-1] // patch
     mask = torch.ones(len(pixels), grid, grid, dtype=torch.bool)
     tokens = vision.embeddings(pixel_values=pixels, patch_attention_mask=mask)
@@ -62,10 +84,8 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 
 def sampling_weights(pictures: list[Picture]) -> np.ndarray:
     """How often each drawing is shown, summing to 1: things more than faces, people and signs."""
-    common = ("face-", "person", "family", "time", "hand", "arrow", "geometric", "av-symbol", "zodiac", "heart",
-              "other-symbol", "emotion", "math", "transport-sign", "warning", "punctuation")  # fmt: skip
     weights = [
-        (0.6 if picture.group.startswith(common) else 2.0)
+        (0.6 if picture.group.startswith(_COMMON) else 2.0)
         if picture.group
         else (1.0 if picture.coloured else 0.6)
         for picture in pictures
@@ -135,10 +155,10 @@ WEIGHTS = {"concepts": 0.3, "words": 0.2, "teacher": 4.0}
 
 def weighted_sum(losses: dict[str, torch.Tensor]) -> torch.Tensor:
     """The goals' losses as one number."""
-    return sum(WEIGHTS[name] * loss for name, loss in losses.items())
+    return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
 
 
-def optimizers(vision, goals: Goals, lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(vision: Idefics3VisionTransformer, goals: Goals, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the encoder's matrices, AdamW for all else."""
     matrices = [p for p in vision.encoder.parameters() if p.ndim == 2]
     taken = {id(p) for p in matrices}
@@ -150,15 +170,15 @@ def optimizers(vision, goals: Goals, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    vision, batches: Batches, iconbed: Path, cache: Path, steps: int, lr: float = 1.5e-3, log=print
-) -> None:
+    vision: Idefics3VisionTransformer,
+    batches: Batches,
+    iconbed: Path,
+    cache: Path,
+    steps: int,
+    lr: float = 1.5e-3,
+) -> Goals:
     """Run the stage in place, or go on from its checkpoint; returns the goals' heads."""
     rank, world = parallel.rank_and_world()
-    if rank:
-
-        def log(line: str) -> None:
-            """One process speaks for all."""
-
     checkpoint = cache / "vision.pt"
     torch.manual_seed(0)
     width = vision.post_layernorm.weight.shape[0]
@@ -174,7 +194,8 @@ def train(
             optim.load_state_dict(saved)
         first = state["step"]
     images, labels, domains = read_probe(iconbed)
-    started, mean = time.time(), {}
+    started = time.time()
+    mean: dict[str, float] = {}
     ahead = ThreadPoolExecutor(1)
     upcoming = ahead.submit(batches, first, rank, world)
     for step in range(first, steps):
@@ -198,14 +219,16 @@ def train(
         for name, loss in losses.items():
             mean[name] = 0.98 * mean.get(name, loss.item()) + 0.02 * loss.item()
         done = step + 1
+        if rank:
+            continue
         if done % 50 == 0:
             speed = (done - first) * BATCH / (time.time() - started)
             eta = (steps - done) * BATCH / speed / 60
             shown = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            log(f"vision {done}/{steps} {shown} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
-        if rank == 0 and (done % 250 == 0 or done == steps):
+            print(f"vision {done}/{steps} {shown} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
+        if done % 250 == 0 or done == steps:
             scores = probe(features(vision, images), labels, domains)
-            log(f"vision {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
+            print(f"vision {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
             state = {"vision": vision.state_dict(), "goals": goals.state_dict(), "step": done,
                      "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
             torch.save(state, checkpoint.with_suffix(".part"))
@@ -224,7 +247,7 @@ def read_probe(iconbed: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
 
 
 @torch.inference_mode()
-def features(vision, pixels: torch.Tensor) -> torch.Tensor:
+def features(vision: Idefics3VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
     """Pooled features [n, width] of pixels [n, 3, 96, 96]."""
     return torch.cat([encode(vision, part).mean(1) for part in pixels.split(128)])
 
@@ -241,15 +264,21 @@ def probe(
         bias = torch.zeros(weight.shape[1], requires_grad=True)
         optim = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
 
-        def closure(x=x, test=test, weight=weight, bias=bias, optim=optim):
-            optim.zero_grad()
-            loss = (
-                F.cross_entropy(x[~test] @ weight + bias, labels[~test]) + decay * weight.square().sum() / 2
-            )
-            loss.backward()
-            return loss
-
-        optim.step(closure)
+        optim.step(partial(_closure, optim, x[~test], labels[~test], weight, bias, decay))
         right = (x[test] @ weight + bias).argmax(1) == labels[test]
         scores[held_out] = 100 * right.float().mean().item()
     return scores | {"mean": float(np.mean(list(scores.values())))}
+
+
+def _closure(
+    optim: torch.optim.LBFGS,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    decay: float,
+) -> torch.Tensor:
+    optim.zero_grad()
+    loss = F.cross_entropy(x @ weight + bias, labels) + decay * weight.square().sum() / 2
+    loss.backward()
+    return loss

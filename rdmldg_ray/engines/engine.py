@@ -1,6 +1,5 @@
 """One vLLM engine, to be run as a Ray actor."""
 
-import shutil
 import tempfile
 import time
 import zlib
@@ -53,30 +52,28 @@ class Engine:
     """A vLLM engine over one model, with merged weights.
 
     LoRA sits on the vision encoder as well as on the decoder, which vLLM would silently ignore;
-    so the adapter is merged on the engine's own node and the engine gets a plain model.
+    so the adapter is merged on the engine's own node. vLLM starts with the base, whose folder stays,
+    and takes merged weights by reloading, from a folder that is gone as soon as they are read.
     """
 
     def __init__(self, config: Config, class_names: list[str]):
         self.config = config
         self.class_names = class_names
         self.base = model_folder(config.model.path)
-        self.folder: Path | None = None  # the merged model now in the engine; None for the base
         self.llm: Any = None
         self.prompts: dict[str, str] = {}
 
     def load(self, adapter: str | None) -> LoadReport:
         """Serve base plus adapter; the base alone for None. Reloads in place once started."""
         started = time.perf_counter()
-        folder = self._merge(adapter) if adapter else None
-        model = str(folder or self.base)
         how: Literal["start", "reload"] = "reload" if self.llm else "start"
-        if self.llm:
-            self._reload(model)
-        else:
-            self._start(model)
-        if self.folder:
-            shutil.rmtree(self.folder)
-        self.folder = folder
+        if not self.llm:
+            self._start()
+        if adapter:
+            with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
+                self._reload(self._merge(adapter, Path(folder)))
+        elif how == "reload":
+            self._reload(self.base)
         return LoadReport(how, time.perf_counter() - started)
 
     def generate(self, batch: pa.Table, request: Request) -> pa.Table:
@@ -105,15 +102,14 @@ class Engine:
             schema=ANSWER_SCHEMA,
         )
 
-    def _merge(self, adapter: str) -> Path:
+    def _merge(self, adapter: str, folder: Path) -> Path:
         from rdmldg_ray.models.loading import save_merged
 
-        folder = Path(tempfile.mkdtemp(prefix="rdmldg-merged-"))
-        with tempfile.TemporaryDirectory() as local:
-            save_merged(self.base, download_folder(adapter, Path(local)), self.config.model, folder)
-        return folder
+        local = download_folder(adapter, folder / "adapter")
+        save_merged(self.base, local, self.config.model, folder / "merged")
+        return folder / "merged"
 
-    def _start(self, model: str) -> None:
+    def _start(self) -> None:
         from vllm import LLM
 
         from rdmldg_ray.models.loading import load_processor
@@ -131,7 +127,7 @@ class Engine:
         prompts = PathwayPrompts(load_processor(self.base), self.class_names)
         self.prompts = {"direct": prompts.direct_text, "reasoning": prompts.reasoning_text}
         self.llm = LLM(
-            model,
+            str(self.base),
             dtype=engines.dtype,
             max_model_len=self.config.model.max_length,
             tensor_parallel_size=max(1, engines.gpus_per_engine),
@@ -141,13 +137,13 @@ class Engine:
             **machine,
         )
 
-    def _reload(self, model: str) -> None:
+    def _reload(self, model: Path) -> None:
         # The reload empties the worker's cache of encoded images but not the scheduler's, and an
         # image seen earlier would then end the engine; so all caches go first.
         self.llm.reset_prefix_cache()
         self.llm.llm_engine.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model})
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
 
     def _sampling(self, request: Request, sample_id: str) -> Any:
         from vllm import SamplingParams

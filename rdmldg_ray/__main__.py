@@ -1,0 +1,5 @@
+"""``python -m rdmldg_ray`` is ``rdmldg``."""
+
+from rdmldg_ray.cli import app
+
+app()

@@ -1,0 +1,89 @@
+import io
+
+import pytest
+from PIL import Image
+
+from rdmldg_ray.models.prompts import PathwayPrompts, decode_image, render_prompt
+
+CLASS_LISTS = [["dog", "cat"], ["sea_animal", "Real World", "a"], ["x"], [f"class {n}" for n in range(65)]]
+
+
+@pytest.mark.parametrize("class_names", CLASS_LISTS, ids=len)
+def test_prefix_and_tail_are_the_tokens_of_each_prompt_by_itself(processor, png, class_names):
+    prompts = PathwayPrompts(processor, class_names)
+    images = [decode_image("a", png(size)) for size in ((96, 96), (200, 60), (31, 47))]
+    encoded = prompts.encode(images)
+    for image, prefix in zip(images, encoded.prefixes, strict=True):
+        for text, tail in (
+            (prompts.direct_text, prompts.direct_tail),
+            (prompts.reasoning_text, prompts.reasoning_tail),
+        ):
+            alone = processor(text=[text], images=[[image]])["input_ids"][0]
+            assert [*prefix, *tail] == list(alone)
+
+
+def test_the_tails_part_at_their_first_token(prompts):
+    assert prompts.direct_tail[0] != prompts.reasoning_tail[0]
+    assert len(prompts.direct_tail) < len(prompts.reasoning_tail)
+
+
+def test_the_prefix_has_the_image_and_the_options(prompts, processor, png, info):
+    [prefix] = prompts.encode([decode_image("a", png())]).prefixes
+    text = processor.tokenizer.decode(prefix)
+    assert processor.image_token_id in prefix
+    assert all(name.replace("_", " ") in text for name in info.classes)
+    assert text.count("What type of object is in this photo?") == 1
+
+
+def test_pixels_do_not_depend_on_neighbours(prompts, png):
+    images = [decode_image("a", png(size, seed)) for seed, size in enumerate(((96, 96), (200, 60)))]
+    together = prompts.encode(images).model_inputs
+    assert "input_ids" not in together and "attention_mask" not in together
+    for number, image in enumerate(images):
+        alone = prompts.encode([image]).model_inputs
+        assert together.keys() == alone.keys()
+        for name in alone:
+            assert together[name][number].equal(alone[name][0])
+
+
+def test_a_prompt_is_one_user_turn_with_the_image_first(processor):
+    text = render_prompt(processor, "What is it?")
+    assert text.count(processor.image_token) == 1
+    assert text.index(processor.image_token) < text.index("What is it?")
+    assert text != render_prompt(processor, "What else?")
+
+
+def test_an_answer_ends_with_the_end_of_the_turn_and_reads_back(prompts, processor, rows):
+    for text in ("sea animal", rows[0]["chain"]):
+        ids = prompts.target_ids(text)
+        assert ids[-1] == processor.tokenizer.eos_token_id
+        assert processor.tokenizer.decode(ids[:-1]) == text
+
+
+def encoded(image, format="PNG", **settings):
+    sink = io.BytesIO()
+    image.save(sink, format, **settings)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA"])
+def test_any_kind_of_image_becomes_rgb(mode):
+    assert decode_image("a", encoded(Image.new(mode, (5, 3)))).mode == "RGB"
+
+
+def test_a_photo_taken_sideways_is_turned_upright():
+    image = Image.new("RGB", (5, 3))
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    upright = decode_image("a", encoded(image, exif=exif))
+    assert upright.size == (3, 5)
+    assert upright.getpixel((2, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", encoded(Image.effect_noise((64, 64), 50))[:-400]])
+def test_what_does_not_decode_names_the_sample_and_the_remedy(data):
+    with pytest.raises(
+        ValueError, match=r"^d/a\.png: the image does not decode .* ingest the data set again"
+    ):
+        decode_image("d/a.png", data)

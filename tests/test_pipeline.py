@@ -1,0 +1,269 @@
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+from rich.console import Console
+
+from rdmldg_ray.config import ConfigError, load_config
+from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, samples_location
+from rdmldg_ray.domainbed.splits import split_indices
+from rdmldg_ray.pipeline import Pipeline, Stage, _with_chains, count_samples, plan_stages
+from rdmldg_ray.storage import read_table, write_table
+
+INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
+
+
+def config(*overrides):
+    return load_config("demo", ["data.dataset=pets", "data.held_out=photo", *overrides])
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """Make a pipeline over the data set ``pets``, of which only the description is needed."""
+
+    def pipeline(*overrides, storage=tmp_path):
+        settings = config(*overrides).model_copy(update={"storage": str(storage)})
+        return Pipeline(settings, INFO, Console(quiet=True))
+
+    return pipeline
+
+
+# Planning.
+
+
+def names(*overrides):
+    return [stage.name for stage in plan_stages(config(*overrides), INFO)]
+
+
+def test_a_plan_is_algorithm_1_with_an_evaluation_after_each_training():
+    assert names("sarr.rounds=2") == [
+        "photo/evaluation/zero-shot",
+        "photo/mtct",
+        "photo/evaluation/mtct",
+        "photo/sarr-1/candidates",
+        "photo/sarr-1/training",
+        "photo/evaluation/sarr-1",
+        "photo/sarr-2/candidates",
+        "photo/sarr-2/training",
+        "photo/evaluation/sarr-2",
+    ]
+
+
+def test_a_plan_without_rounds_and_zero_shot_trains_and_evaluates_once():
+    assert names("sarr.rounds=0", "evaluation.zero_shot=false") == ["photo/mtct", "photo/evaluation/mtct"]
+
+
+def test_every_domain_is_held_out_in_turn_for_all():
+    assert [name for name in names("data.held_out=all") if name.endswith("/mtct")] == [
+        f"{domain}/{stage}" for domain in INFO.environments for stage in ("mtct", "evaluation/mtct")
+    ]
+
+
+def test_domains_are_held_out_in_the_order_given_and_once():
+    held_out = [stage.held_out for stage in plan_stages(config("data.held_out=sketch,art,sketch"), INFO)]
+    assert list(dict.fromkeys(held_out)) == ["sketch", "art"]
+    assert len(names("data.held_out=sketch,art,sketch")) == len(set(names("data.held_out=sketch,art")))
+
+
+def test_an_unknown_domain_is_named_with_those_there_are():
+    with pytest.raises(
+        ConfigError, match=r"data\.held_out: pets has no domain 'foto'; it has: art, photo, sketch"
+    ):
+        names("data.held_out=foto")
+
+
+def test_training_reads_the_sources_in_parts_and_evaluation_the_target_and_the_sources_out_parts():
+    # 20 % rounded down: art 10, photo 6, sketch 2 in the out parts.
+    assert count_samples(config(), INFO, Stage("photo", "mtct", 0)) == 40 + 10
+    assert count_samples(config(), INFO, Stage("photo", "generate", 1)) == 40 + 10
+    assert count_samples(config(), INFO, Stage("photo", "evaluate", 0)) == 31 + 10 + 2
+
+
+def test_the_workload_tells_images_and_steps(pipeline):
+    plan = pipeline("mtct.epochs=3", "mtct.batch_size=16", "sarr.training.epochs=2")
+    assert [plan.workload(stage) for stage in plan.stages] == [
+        ("43", ""),
+        ("50", "12"),
+        ("43", ""),
+        ("50", ""),
+        ("<= 50", "<= 4"),
+        ("43", ""),
+    ]
+
+
+def test_a_workload_too_small_for_the_workers_is_refused_when_planned(pipeline):
+    plan = pipeline("workers.num_workers=64", "mtct.batch_size=64", "sarr.training.batch_size=64")
+    with pytest.raises(ValueError, match="50 training samples leave 50 for a step, and 64 workers"):
+        plan.workload(plan.stages[1])
+
+
+# State.
+
+
+def test_what_is_complete_is_entered_in_the_state_and_does_not_remain(pipeline):
+    plan = pipeline()
+    assert plan.state() == {}
+    assert plan.remaining() == plan.stages
+    plan._complete(plan.stages[0], 1.26, {"accuracy": {}})
+    plan._complete(plan.stages[1], 2.0, {"samples": 50})
+    assert plan.state() == {
+        "photo/evaluation/zero-shot": {"seconds": 1.3, "accuracy": {}},
+        "photo/mtct": {"seconds": 2.0, "samples": 50},
+    }
+    assert pipeline().remaining() == plan.stages[2:]
+
+
+def test_outputs_without_an_entry_do_not_make_a_stage_complete(pipeline, tmp_path):
+    plan = pipeline()
+    (tmp_path / "runs/demo/photo/mtct/adapter").mkdir(parents=True)
+    assert plan.remaining() == plan.stages
+
+
+def test_each_round_goes_on_from_the_adapter_before_it(pipeline, tmp_path):
+    adapters = [pipeline()._adapter("photo", number) for number in (-1, 0, 1)]
+    run = f"{tmp_path}/runs/demo/photo"
+    assert adapters == [None, f"{run}/mtct/adapter", f"{run}/sarr-1/training/adapter"]
+
+
+def test_a_run_records_its_config_and_may_go_on_with_the_same(pipeline, tmp_path):
+    pipeline("lora.rank=4").prepare()
+    recorded = tmp_path / "runs/demo/config.yaml"
+    assert yaml.safe_load(recorded.read_text())["lora"]["rank"] == 4
+    before = recorded.stat().st_mtime_ns
+    pipeline("lora.rank=4").prepare()
+    assert recorded.stat().st_mtime_ns == before
+
+
+def test_a_run_may_go_on_after_its_storage_was_moved(pipeline, tmp_path):
+    pipeline().prepare()
+    shutil.move(tmp_path / "runs", tmp_path / "moved/runs")
+    pipeline(storage=tmp_path / "moved").prepare()
+
+
+def test_a_run_with_other_settings_is_refused_and_each_is_named(pipeline, tmp_path):
+    pipeline("data.held_out=photo").prepare()
+    with pytest.raises(ConfigError) as error:
+        pipeline("data.held_out=photo,art", "mtct.epochs=9", "sarr.filter.max_tokens=7").prepare()
+    assert str(error.value).splitlines() == [
+        "run 'demo' exists with other settings:",
+        "  data.held_out: was ['photo'], now ['photo', 'art']",
+        "  mtct.epochs: was 4, now 9",
+        "  sarr.filter.max_tokens: was None, now 7",
+        f"set another name (name=...), or delete {tmp_path}/runs/demo",
+    ]
+    pipeline("mtct.epochs=9", "name=other").prepare()
+
+
+# What a stage may see.
+
+
+@pytest.fixture(scope="module")
+def iconbed(store, info, tmp_path_factory):
+    """The embedded data set on a storage where the domain ``paint`` has no samples any more."""
+    root = tmp_path_factory.mktemp("without_paint")
+    shutil.copytree(Path(store) / "datasets", root / "datasets")
+    shutil.rmtree(samples_location(str(root), info.name, "paint"))
+    settings = load_config("demo", ["data.held_out=paint"]).model_copy(update={"storage": str(root)})
+    return Pipeline(settings, info, Console(quiet=True))
+
+
+def test_training_sees_the_sources_in_parts_without_opening_the_held_out_domain(iconbed, store, info):
+    training_set = iconbed._teacher_set(Stage("paint", "mtct", 0))
+    expected = set()
+    for number, domain in enumerate(info.environments):
+        if domain != "paint":
+            ids = read_table(samples_location(store, info.name, domain), ["id"])["id"].to_pylist()
+            expected |= {ids[position] for position in split_indices(len(ids), 0, number)[0]}
+    assert set(training_set["id"].to_pylist()) == expected
+    assert len(training_set) == len(expected) == count_samples(iconbed.config, info, iconbed.stages[1])
+    chains = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
+    texts = {row["id"]: row["text"] for row in chains}
+    for row in training_set.to_pylist():
+        assert row["chain"] == texts[row["id"]]
+
+
+def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
+    stage = Stage("paint", "train", 1)
+    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
+    out = iconbed._source_index("paint", "out")["id"].to_pylist()
+    rows = [
+        (ids[5], True),
+        (ids[6], False),
+        (ids[2], True),
+        (out[0], True),
+        ("iconbed/paint/bird/x.png", True),
+    ]
+    candidates = pa.table(
+        {
+            "id": [id for id, _ in rows],
+            "candidate": [0] * 5,
+            "text": [f"chain of {id}" for id, _ in rows],
+            "kept": [kept for _, kept in rows],
+            "num_tokens": [3] * 5,
+            "logprob": [-1.0] * 5,
+        }
+    )
+    write_table(f"{iconbed.location}/paint/sarr-1/candidates/part-00000.parquet", candidates)
+    own = iconbed._own_set(stage)
+    assert own["id"].to_pylist() == [ids[2], ids[5]]
+    assert own["chain"].to_pylist() == [f"chain of {ids[2]}", f"chain of {ids[5]}"]
+
+
+def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info):
+    settings = load_config("demo").model_copy(update={"storage": store})
+    rows = Pipeline(settings, info, Console(quiet=True))._evaluation_set("flat").to_pylist()
+    groups = {(row["domain"], row["part"], row["held_out"]) for row in rows}
+    assert groups == {("flat", "in", True), ("flat", "out", True)} | {
+        (domain, "out", False) for domain in ("gradient", "paint", "sketch")
+    }
+    assert len({row["id"] for row in rows}) == len(rows) == 287 + 3 * 57
+    assert sum(row["part"] == "in" for row in rows) == 230
+
+
+# Chains to train on.
+
+SAMPLES = pa.table({"id": ["a", "b", "c"], "label": ["cat", "dog", "dog"]})
+
+
+def chains(*rows):
+    columns = ("id", "candidate", "text", "kept", "num_tokens", "logprob")
+    return pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def with_chains(table):
+    joined = _with_chains(SAMPLES, table, "s3://bucket/chains")
+    return list(zip(joined["id"].to_pylist(), joined["chain"].to_pylist(), strict=True))
+
+
+def test_a_sample_without_a_kept_chain_takes_no_part():
+    table = chains(
+        ("c", 0, "of c", True, 5, -1.0), ("a", 0, "of a", True, 5, -1.0), ("b", 0, "x", False, 5, -1.0)
+    )
+    assert with_chains(table) == [("a", "of a"), ("c", "of c")]
+
+
+def test_of_several_kept_chains_the_likeliest_by_token_is_taken():
+    table = chains(
+        ("a", 0, "short, unlikely", True, 2, -4.0),
+        ("a", 1, "long, likely", True, 100, -10.0),
+        ("a", 2, "likeliest, but rejected", False, 100, -1.0),
+    )
+    assert with_chains(table) == [("a", "long, likely")]
+
+
+def test_of_a_teachers_several_chains_the_first_candidate_is_taken():
+    table = chains(("a", 1, "second", True, 1, 0.0), ("a", 0, "first", True, 1, 0.0))
+    assert with_chains(table.drop_columns(["num_tokens", "logprob"])) == [("a", "first")]
+
+
+def test_chains_of_other_samples_bring_none_in():
+    table = chains(("z", 0, "of z", True, 5, -1.0), ("b", 0, "of b", True, 5, -1.0))
+    assert with_chains(table) == [("b", "of b")]
+
+
+@pytest.mark.parametrize(("id", "kept"), [("a", False), ("z", True)])
+def test_no_kept_chain_at_all_names_the_location(id, kept):
+    with pytest.raises(ValueError, match="s3://bucket/chains: no sample of the source domains has a kept"):
+        with_chains(chains((id, 0, "text", kept, 5, -1.0)))
