@@ -174,6 +174,11 @@ class EnginesConfig(_Section):
     gpu_memory_utilization: Fraction = 0.85
     cpu_kv_cache_gib: Positive = Field(1, description="KV cache of an engine on CPU, in GiB.")
     start_timeout_s: Positive = 900
+    parity_tolerance: NonNegative | None = Field(
+        None,
+        description="Largest mean difference between the engine's and the trainer's log-probability of "
+        "a token, in nats; by default 0.02 in float32 and 0.1 in bfloat16.",
+    )
 
 
 class EvaluationConfig(_Section):

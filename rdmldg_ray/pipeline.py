@@ -307,7 +307,10 @@ class Pipeline:
             with self.console.status("  loading the model into the engines"):
                 report = self._pool.load(adapter)
             self._served = adapter
-            self.console.print(f"  engines ready ({report.how}, {report.seconds:.1f} s)", highlight=False)
+            parity = "" if report.parity is None else f", within {report.parity:.1e} of the trainer"
+            self.console.print(
+                f"  engines ready ({report.how}, {report.seconds:.1f} s{parity})", highlight=False
+            )
         return self._pool
 
 

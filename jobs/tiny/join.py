@@ -127,7 +127,7 @@ def losses_of(
         ).last_hidden_state
         asked = batch["targets"] != _IGNORED
         logits = model.lm_head(hidden[asked])
-        seen = vision.weighted_sum(vision.goal_losses(goals, tokens.mean(1), batch))
+        seen = vision.weighted_sum(vision.goal_losses(goals, tokens.mean(1), batch, paired=False))
     each = F.cross_entropy(logits.float(), batch["targets"][asked], reduction="none")
     text = (each * batch["weights"][asked]).sum() / len(batch["ids"])
     per_token = torch.zeros_like(batch["weights"]).masked_scatter(asked, each.detach())

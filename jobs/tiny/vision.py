@@ -1,7 +1,8 @@
 """The vision stage: an encoder learns to see, before there is a decoder to speak.
 
-Three goals on augmented drawings: the teacher's features of the *clean* drawing (so that style does
-not matter), the concept across all sets that draw it, and its keywords. A linear probe on IconBed,
+Four goals on augmented drawings: the teacher's features of the *clean* drawing (so that style does
+not matter), the concept across all sets that draw it, its keywords, and to find the drawing's partner
+in the batch (the same concept drawn by others, or the same drawing in lines alone). A linear probe on IconBed,
 one domain held out at a time, is logged as a yardstick; nothing is chosen by it.
 """
 
@@ -48,7 +49,7 @@ _COMMON = (
 
 
 class Goals(nn.Module):
-    """The encoder's pooled features to the three goals."""
+    """The encoder's pooled features to the goals."""
 
     def __init__(self, width: int, concepts: int, words: int, teacher: int):
         super().__init__()
@@ -56,11 +57,12 @@ class Goals(nn.Module):
         self.concepts = nn.Linear(width, concepts)
         self.words = nn.Linear(width, words)
         self.teacher = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, teacher))
+        self.pairs = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 128))
 
-    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[batch, width] to logits of concepts, of words, and the teacher's features."""
+    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """[batch, width] to logits of concepts, of words, the teacher's features, and what pairs share."""
         pooled = self.norm(pooled)
-        return self.concepts(pooled), self.words(pooled), self.teacher(pooled)
+        return self.concepts(pooled), self.words(pooled), self.teacher(pooled), self.pairs(pooled)
 
 
 def encode(vision: Idefics3VisionTransformer, pixels: torch.Tensor, kept: int | None = None) -> torch.Tensor:
@@ -107,17 +109,24 @@ class Batches:
         coloured = [i for i, picture in enumerate(pictures) if picture.coloured]
         self.teacher_row = {index: row for row, index in enumerate(coloured)}
         self.teacher = teacher
+        self.same: dict[str, list[int]] = {}
+        for index, picture in enumerate(pictures):
+            self.same.setdefault(picture.concept, []).append(index)
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
-        random = np.random.default_rng((self.seed, step))
-        chosen = random.choice(len(self.pictures), BATCH, p=self.weights)[rank::world]
-        images = []
-        for place, picture in enumerate(self.pictures[index] for index in chosen):
-            # A generator for each image: what is drawn does not depend on how many processes there are.
-            own = np.random.default_rng((self.seed, step, rank + place * world))
-            view = picture.views[-1] if own.random() < 0.35 else picture.views[0]
-            images.append(drawings.augment(self.views[view], own))
-        return self.goals(chosen) | {"pixels": to_pixels(np.stack(images))}
+        """Pairs, one after the other: a drawing, and how somebody else drew the same, or it in lines."""
+        start = (self.seed, step)
+        first = np.random.default_rng(start).choice(len(self.pictures), BATCH // 2, p=self.weights)
+        chosen, images = [], []
+        for place, index in enumerate(first[rank::world]):
+            # A generator for each pair: what is drawn does not depend on how many processes there are.
+            random = np.random.default_rng((*start, rank + place * world))
+            others = [other for other in self.same[self.pictures[index].concept] if other != index]
+            second = others[random.integers(len(others))] if others and random.random() < 0.6 else index
+            shown = (self.pictures[index].views[0], self.pictures[second].views[-1])
+            chosen += [index, second]
+            images += [drawings.augment(self.views[view], random) for view in shown]
+        return self.goals(np.array(chosen)) | {"pixels": to_pixels(np.stack(images))}
 
     def goals(self, chosen: np.ndarray) -> dict[str, torch.Tensor]:
         """What there is to be told of the chosen drawings; a row of zeros where there is nothing."""
@@ -137,20 +146,30 @@ class Batches:
 
 
 def goal_losses(
-    goals: Goals, pooled: torch.Tensor, batch: dict[str, torch.Tensor]
+    goals: Goals, pooled: torch.Tensor, batch: dict[str, torch.Tensor], paired: bool
 ) -> dict[str, torch.Tensor]:
-    """The three losses for pooled features [batch, width], means over the drawings that have the goal."""
-    concepts, words, teacher = (values.float() for values in goals(pooled))
+    """The losses for pooled features [batch, width], means over the drawings that have the goal."""
+    concepts, words, teacher, pairs = (values.float() for values in goals(pooled))
     taught = batch["teacher"].abs().sum(1) > 0
     with_words = batch["words"].sum(1) > 0
-    return {
+    losses = {
         "concepts": F.cross_entropy(concepts, batch["concepts"], label_smoothing=0.1),
         "words": -(batch["words"] * words.log_softmax(1)).sum(1)[with_words].mean(),
         "teacher": (1 - F.cosine_similarity(teacher[taught], batch["teacher"][taught], dim=1)).mean(),
     }
+    return losses | ({"pairs": contrast(pairs, batch["concepts"])} if paired else {})
 
 
-WEIGHTS = {"concepts": 0.3, "words": 0.2, "teacher": 4.0}
+def contrast(shared: torch.Tensor, concepts: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
+    """How well the partner of each row [batch, 128] is told from all rows of other concepts (InfoNCE)."""
+    shared = F.normalize(shared, dim=1)
+    place = torch.arange(len(shared))
+    partner = place ^ 1
+    alike = (concepts.unsqueeze(0) == concepts.unsqueeze(1)) & (place.unsqueeze(0) != partner.unsqueeze(1))
+    return F.cross_entropy((shared @ shared.T / temperature).masked_fill(alike, -1e4), partner)
+
+
+WEIGHTS = {"concepts": 0.3, "words": 0.2, "teacher": 4.0, "pairs": 1.0}
 
 
 def weighted_sum(losses: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -209,7 +228,7 @@ def train(
         upcoming = ahead.submit(batches, step + 1, rank, world)
         # bfloat16 matrices are more than twice as fast on a processor that has them (AVX-512 BF16).
         with torch.autocast("cpu", torch.bfloat16):
-            losses = goal_losses(goals, encode(vision, batch["pixels"], kept).mean(1), batch)
+            losses = goal_losses(goals, encode(vision, batch["pixels"], kept).mean(1), batch, paired=True)
         weighted_sum(losses).backward()
         parallel.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 2.0)

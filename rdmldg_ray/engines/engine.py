@@ -5,7 +5,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -13,6 +13,9 @@ from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config import Config, Pathway
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.storage import download_folder
+
+if TYPE_CHECKING:
+    from rdmldg_ray.models.prompts import PathwayPrompts
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class LoadReport:
 
     how: Literal["start", "reload"]
     seconds: float
+    parity: float | None = None
+    """Mean difference from the trainer's log-probability of a token, in nats; None for the base."""
 
 
 class Engine:
@@ -61,7 +66,7 @@ class Engine:
         self.class_names = class_names
         self.base = model_folder(config.model.path)
         self.llm: Any = None
-        self.prompts: dict[str, str] = {}
+        self.prompts: PathwayPrompts | None = None
 
     def load(self, adapter: str | None) -> LoadReport:
         """Serve base plus adapter; the base alone for None. Reloads in place once started."""
@@ -80,10 +85,12 @@ class Engine:
         """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``."""
         from rdmldg_ray.models.prompts import decode_image
 
+        assert self.prompts is not None
+        prompt = self.prompts.direct_text if request.pathway == "direct" else self.prompts.reasoning_text
         ids = batch["id"].to_pylist()
         inputs = [
             {
-                "prompt": self.prompts[request.pathway],
+                "prompt": prompt,
                 "multi_modal_data": {"image": decode_image(sample_id, data)},
             }
             for sample_id, data in zip(ids, batch["image"].to_pylist(), strict=True)
@@ -101,6 +108,29 @@ class Engine:
             },
             schema=ANSWER_SCHEMA,
         )
+
+    def score_chains(self, batch: pa.Table) -> list[list[float]]:
+        """Log-probability, in nats, of each token of given chains: rows of ``id``, ``image``, ``chain``."""
+        from vllm import SamplingParams
+
+        from rdmldg_ray.models.prompts import decode_image
+
+        assert self.prompts is not None
+        targets = [self.prompts.target_ids(chain) for chain in batch["chain"].to_pylist()]
+        inputs = [
+            {
+                "prompt_token_ids": self.prompts.reasoning_ids + target,
+                "multi_modal_data": {"image": decode_image(row["id"], row["image"])},
+            }
+            for row, target in zip(batch.select(["id", "image"]).to_pylist(), targets, strict=True)
+        ]
+        sampling = SamplingParams(max_tokens=1, prompt_logprobs=0)
+        scored = self.llm.generate(inputs, sampling, use_tqdm=False)
+        chains = []
+        for output, target in zip(scored, targets, strict=True):
+            positions = output.prompt_logprobs[-len(target) :]
+            chains.append([found[token].logprob for found, token in zip(positions, target, strict=True)])
+        return chains
 
     def _merge(self, adapter: str, folder: Path) -> Path:
         from rdmldg_ray.models.loading import save_merged
@@ -124,8 +154,7 @@ class Engine:
             if on_gpu
             else {"enforce_eager": True, "enable_chunked_prefill": False}
         )
-        prompts = PathwayPrompts(load_processor(self.base), self.class_names)
-        self.prompts = {"direct": prompts.direct_text, "reasoning": prompts.reasoning_text}
+        self.prompts = PathwayPrompts(load_processor(self.base), self.class_names)
         self.llm = LLM(
             str(self.base),
             dtype=engines.dtype,

@@ -1,6 +1,7 @@
 """A pool of engines, fed from Ray Data."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,8 @@ from ray.util import ActorPool
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.view import read_images
 from rdmldg_ray.engines.engine import Engine, LoadReport, Request
+from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
+from rdmldg_ray.storage import join, read_table
 
 _READ_CPUS = 0.25
 
@@ -38,6 +41,7 @@ class EnginePool:
         """Serve base plus adapter in every engine; returns the slowest engine's report.
 
         Raises:
+            ParityError: when an engine does not compute what was trained.
             TimeoutError: when an engine has not started in ``engines.start_timeout_s``; the message
                 says what was asked for and what the cluster has.
         """
@@ -52,7 +56,17 @@ class EnginePool:
                 f"{_totals(ray.cluster_resources())}, of it free {_totals(ray.available_resources())}; "
                 "raise engines.start_timeout_s, or ask for less"
             ) from None
-        return max(reports, key=lambda report: report.seconds)
+        slowest = max(reports, key=lambda report: report.seconds)
+        return replace(slowest, parity=self._check_parity(join(adapter, PARITY_FILE)) if adapter else None)
+
+    def _check_parity(self, location: str) -> float:
+        known = read_table(location)
+        batch = known.select(["id", "chain"]).append_column(
+            "image", pa.array(read_images(known), pa.binary())
+        )
+        tolerance = parity_tolerance(self.config.engines)
+        scores = ray.get([actor.score_chains.remote(batch) for actor in self._actors])
+        return max(check_parity(known, found, tolerance) for found in scores)
 
     def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]:
         """Answers for the samples of an index, batch by batch as engines finish, in any order.

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from rdmldg_ray.config import Config, TrainingConfig
 from rdmldg_ray.mtct.schedule import BatchPlan
 
@@ -19,3 +21,5 @@ class TrainJob:
     adapter: str | None
     """Location of the adapter to go on from; None for a new one."""
     seed: int
+    parity_set: pa.Table
+    """A few rows of the training set, to compare engines with; see ``models.parity``."""

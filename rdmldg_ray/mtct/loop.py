@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
 from transformers import get_scheduler
 
+from rdmldg_ray.domainbed.view import read_images
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.loading import add_lora, load_adapter, load_base, load_processor
-from rdmldg_ray.models.prompts import PathwayPrompts
+from rdmldg_ray.models.parity import PARITY_FILE
+from rdmldg_ray.models.prompts import PathwayPrompts, decode_image
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.job import TrainJob
-from rdmldg_ray.mtct.loss import PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.layout import Branch, lay_out
+from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.progress import ProgressFile
 from rdmldg_ray.storage import download_folder, exists, join, read_bytes, upload_folder, write_bytes
 
@@ -63,8 +68,9 @@ class Worker:
             if step % self.job.training.checkpoint_every == 0 or step == total:
                 self._checkpoint(metrics)
         assert step == total, f"the stream ended at step {step} of {total}"
+        known = self._known_logprobs()
         if self.rank == 0:
-            self._write_outputs()
+            self._write_outputs(known)
         dist.barrier()
 
     def _load_model(self, base: Path) -> Any:
@@ -151,20 +157,23 @@ class Worker:
 
     def _forward(self, micro: MicroBatch) -> PathwayLosses:
         device, layout = self.engine.device, micro.layout
-        outputs = self.engine(
+        return pathway_losses(
+            self._logits(micro),
+            layout.targets.to(device),
+            layout.target_pathway.to(device),
+            self.job.config.mtct.label_reduction,
+        )
+
+    def _logits(self, micro: MicroBatch) -> torch.Tensor:
+        device, layout = self.engine.device, micro.layout
+        return self.engine(
             input_ids=layout.input_ids.to(device),
             position_ids=layout.position_ids.to(device),
             attention_mask=layout.attention_mask(getattr(torch, self.job.config.model.dtype)).to(device),
             logits_to_keep=layout.keep.to(device),
             use_cache=False,
             **{name: value.to(device) for name, value in micro.model_inputs.items()},
-        )
-        return pathway_losses(
-            outputs.logits,
-            layout.targets.to(device),
-            layout.target_pathway.to(device),
-            self.job.config.mtct.label_reduction,
-        )
+        ).logits
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -190,11 +199,31 @@ class Worker:
             self.metrics = read_bytes(self.metrics_log).decode().splitlines(keepends=True)[:step]
         return step
 
-    def _write_outputs(self) -> None:
+    def _known_logprobs(self) -> pa.Table:
+        """The parity set with the log-probability of each chain token; all ranks take part."""
+        known = self.job.parity_set
+        ids = known["id"].to_pylist()
+        images = [decode_image(*pair) for pair in zip(ids, read_images(known), strict=True)]
+        encoded = self.prompts.encode(images)
+        tail = self.prompts.reasoning_tail
+        branches = [
+            [Branch(REASONING, tail, self.prompts.target_ids(chain))] for chain in known["chain"].to_pylist()
+        ]
+        layout = lay_out(encoded.prefixes, branches, self.prompts.processor.tokenizer.pad_token_id)
+        self.engine.eval()
+        with torch.no_grad():
+            logits = self._logits(MicroBatch(ids, layout, encoded.model_inputs)).float()
+        targets = layout.targets.to(logits.device)
+        scores = logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+        logprobs = [row[keep].tolist() for row, keep in zip(scores, targets >= 0, strict=True)]
+        return known.append_column("logprobs", pa.array(logprobs))
+
+    def _write_outputs(self, known: pa.Table) -> None:
         with tempfile.TemporaryDirectory() as folder:
             stage3 = self.job.config.workers.zero_stage == 3
             with deepspeed.zero.GatheredParameters(self.trainable, enabled=stage3):
                 self.model.save_pretrained(folder)
+            pq.write_table(known, Path(folder) / PARITY_FILE)
             upload_folder(Path(folder), join(self.job.stage, "adapter"))
 
 

@@ -8,6 +8,7 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import training_stream
@@ -41,7 +42,9 @@ def train_stage(
     """
     workers = config.workers
     plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
-    job = TrainJob(config, training, plan, class_names, stage, adapter, seed)
+    job = TrainJob(
+        config, training, plan, class_names, stage, adapter, seed, parity_set=training_set[:PARITY_PAIRS]
+    )
     on_gpu = workers.gpus_per_worker > 0
     resources = {"CPU": workers.cpus_per_worker}
     if on_gpu:
