@@ -16,10 +16,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from rdmldg_ray.storage import StorageError, join, read_json, write_json
 
@@ -41,6 +44,11 @@ class ProgressFile:
         if last or now - self.written_at >= _WRITE_EVERY_S:
             write_json(self.location, {"done": done, "total": total, "text": text})
             self.written_at = now
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
 @dataclass
@@ -72,6 +80,7 @@ def progress_bar(console: Console, label: str) -> Iterator[Bar]:
         TextColumn("  {task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
