@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tiny import join, model, parallel, pictures, teacher, text, vision
+from tiny import join, model, parallel, pictures, teacher, text, vision, yardstick
 
 
 def main() -> None:
@@ -73,6 +73,10 @@ def train(options: argparse.Namespace) -> None:
     join.train(base, goals, batches, options.iconbed, options.cache, options.join_steps)
     if rank == 0:
         model.save(base, processor, options.out)
+        yard = yardstick.read(options.iconbed)
+        formed, right = yardstick.zero_shot_reasoning(base.eval(), processor, yard)
+        print(f"zero-shot, direct: {yardstick.show(yardstick.zero_shot_direct(base, processor, yard))}")
+        print(f"zero-shot, reasoning: {yardstick.show(right)}; well-formed: {yardstick.show(formed)}")
         (options.out / "concepts.txt").write_text("".join(f"{name}\n" for name in texts.concepts))
 
 

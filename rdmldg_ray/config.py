@@ -5,7 +5,6 @@ instant. A recipe is a YAML file with any part of this tree; what it leaves out 
 below. The defaults are the paper's (arXiv 2602.23777) where it gives a number.
 """
 
-import contextlib
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -275,14 +274,11 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}' is not of the form key.path=value, such as sarr.rounds=2")
+    # YAML 1.1 reads 1e-3 as a string; pydantic makes it a number where a number is due.
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    # YAML 1.1 reads 1e-3 as a string; a number is what is meant.
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
     *parents, leaf = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})

@@ -65,6 +65,7 @@ def test_an_empty_recipe_has_all_defaults(recipe):
         ("data.held_out=sketch", "data.held_out", ["sketch"]),
         ("sarr.temperatures=[0.5, 1]", "sarr.temperatures", [0.5, 1.0]),
         ("sarr.temperatures=0.5,1e0", "sarr.temperatures", [0.5, 1.0]),
+        ("name=1e5", "name", "1e5"),
         ("evaluation.zero_shot=false", "evaluation.zero_shot", False),
         ("storage=s3://bucket/some prefix", "storage", "s3://bucket/some prefix"),
         ("mtct.weights={direct: 2, reasoning: 0.5}", "mtct.weights.direct", 2.0),
@@ -82,6 +83,10 @@ def test_later_overrides_win_and_leave_the_rest_as_the_recipe_has_it():
     recipe = load_config("demo")
     assert config.mtct == recipe.mtct.model_copy(update={"epochs": 9})
     assert config.data == recipe.data
+
+
+def test_a_recipe_may_write_numbers_as_an_override_does(recipe):
+    assert load_config(recipe("mtct: {learning_rate: 1e-3}")).mtct.learning_rate == 1e-3
 
 
 def test_an_override_makes_sections_that_the_recipe_left_out(recipe):

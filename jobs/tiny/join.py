@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 
-from tiny import parallel, vision
+from tiny import parallel, vision, yardstick
 from tiny import pictures as drawings
 from tiny.model import END, IMAGE_TOKENS
 from tiny.pictures import Picture
@@ -179,7 +179,7 @@ def train(
         for optim, saved in zip(optims, state["optims"], strict=True):
             optim.load_state_dict(saved)
         first = state["step"]
-    images, labels, domains = vision.read_probe(iconbed)
+    yard = yardstick.read(iconbed)
     parameters = [*model.parameters(), *goals.parameters()]
     started = time.time()
     mean: dict[str, float] = {}
@@ -217,8 +217,10 @@ def train(
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").replace(checkpoint)
         if done % 400 == 0 or done == steps:
-            scores = vision.probe(vision.features(model.model.vision_model, images), labels, domains)
-            print(f"join {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
+            scores = yardstick.probe(
+                vision.features(model.model.vision_model, vision.to_pixels(yard.images)), yard
+            )
+            print(f"join {done} probe " + yardstick.show(scores))
     ahead.shutdown(cancel_futures=True)
 
 

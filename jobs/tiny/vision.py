@@ -2,14 +2,13 @@
 
 Four goals on augmented drawings: the teacher's features of the *clean* drawing (so that style does
 not matter), the concept across all sets that draw it, its keywords, and to find the drawing's partner
-in the batch (the same concept drawn by others, or the same drawing in lines alone). A linear probe on IconBed,
-one domain held out at a time, is logged as a yardstick; nothing is chosen by it.
+in the batch (the same concept drawn by others, or the same drawing in lines alone). A linear probe on
+IconBed, one domain held out at a time, is logged as a yardstick.
 """
 
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
-from tiny import parallel
+from tiny import parallel, yardstick
 from tiny import pictures as drawings
 from tiny.model import PATCH
 from tiny.pictures import Picture
@@ -212,7 +211,7 @@ def train(
         for optim, saved in zip(optims, state["optims"], strict=True):
             optim.load_state_dict(saved)
         first = state["step"]
-    images, labels, domains = read_probe(iconbed)
+    yard = yardstick.read(iconbed)
     started = time.time()
     mean: dict[str, float] = {}
     ahead = ThreadPoolExecutor(1)
@@ -246,8 +245,8 @@ def train(
             shown = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
             print(f"vision {done}/{steps} {shown} lr {now:.1e} {speed:.0f} images/s eta {eta:.0f} min")
         if done % 250 == 0 or done == steps:
-            scores = probe(features(vision, images), labels, domains)
-            print(f"vision {done} probe " + " ".join(f"{name} {score:.1f}" for name, score in scores.items()))
+            scores = yardstick.probe(features(vision, to_pixels(yard.images)), yard)
+            print(f"vision {done} probe " + yardstick.show(scores))
             state = {"vision": vision.state_dict(), "goals": goals.state_dict(), "step": done,
                      "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
             torch.save(state, checkpoint.with_suffix(".part"))
@@ -256,48 +255,7 @@ def train(
     return goals
 
 
-def read_probe(iconbed: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """IconBed's pixels [n, 3, 96, 96], label ids [n] and domains."""
-    import pyarrow.parquet
-
-    rows = pyarrow.parquet.read_table(iconbed, columns=["image", "label_id", "domain"]).to_pylist()
-    images = np.stack([drawings.read_png(row["image"]) for row in rows])
-    return to_pixels(images), torch.tensor([row["label_id"] for row in rows]), [row["domain"] for row in rows]
-
-
 @torch.inference_mode()
 def features(vision: Idefics3VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
     """Pooled features [n, width] of pixels [n, 3, 96, 96]."""
     return torch.cat([encode(vision, part).mean(1) for part in pixels.split(128)])
-
-
-def probe(
-    pooled: torch.Tensor, labels: torch.Tensor, domains: list[str], decay: float = 3e-3
-) -> dict[str, float]:
-    """Accuracy (%) on each domain of a logistic regression fitted on the others, and their mean."""
-    scores = {}
-    for held_out in dict.fromkeys(domains):
-        test = torch.tensor([domain == held_out for domain in domains])
-        x = (pooled - pooled[~test].mean(0)) / (pooled[~test].std(0) + 1e-6)
-        weight = torch.zeros(x.shape[1], int(labels.max()) + 1, requires_grad=True)
-        bias = torch.zeros(weight.shape[1], requires_grad=True)
-        optim = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
-
-        optim.step(partial(_closure, optim, x[~test], labels[~test], weight, bias, decay))
-        right = (x[test] @ weight + bias).argmax(1) == labels[test]
-        scores[held_out] = 100 * right.float().mean().item()
-    return scores | {"mean": float(np.mean(list(scores.values())))}
-
-
-def _closure(
-    optim: torch.optim.LBFGS,
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    decay: float,
-) -> torch.Tensor:
-    optim.zero_grad()
-    loss = F.cross_entropy(x @ weight + bias, labels) + decay * weight.square().sum() / 2
-    loss.backward()
-    return loss

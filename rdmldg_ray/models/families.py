@@ -6,6 +6,7 @@ A family is recognised by ``model_type`` in the model's ``config.json``.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -16,21 +17,44 @@ class Family:
     vision: str
     connector: str
     decoder: str
+    positions: Literal["sequence", "mrope"] = "sequence"
+    """One position for each token, or three (time, height, width), as multimodal RoPE has them."""
 
     def prefix(self, part: str) -> str:
         """Module prefix of ``vision``, ``connector`` or ``decoder``."""
         return str(getattr(self, part))
 
 
+_IDEFICS3 = Family(
+    name="Idefics3 / SmolVLM",
+    vision="model.vision_model",
+    connector="model.connector",
+    decoder="model.text_model",
+)
+
 FAMILIES = {
-    "idefics3": Family(
-        name="Idefics3 / SmolVLM",
-        vision="model.vision_model",
-        connector="model.connector",
-        decoder="model.text_model",
+    "idefics3": _IDEFICS3,
+    "smolvlm": _IDEFICS3,
+    "internvl": Family(
+        name="InternVL 2.5 / 3 (-hf checkpoints)",
+        vision="model.vision_tower",
+        connector="model.multi_modal_projector",
+        decoder="model.language_model",
+    ),
+    "llava": Family(
+        name="LLaVA-1.5",
+        vision="model.vision_tower",
+        connector="model.multi_modal_projector",
+        decoder="model.language_model",
+    ),
+    "qwen2_5_vl": Family(
+        name="Qwen2.5-VL",
+        vision="model.visual.blocks",
+        connector="model.visual.merger",
+        decoder="model.language_model",
+        positions="mrope",
     ),
 }
-FAMILIES["smolvlm"] = FAMILIES["idefics3"]
 
 
 def family_of(model_folder: Path) -> Family:

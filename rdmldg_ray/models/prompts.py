@@ -83,6 +83,7 @@ class PathwayPrompts:
             return_tensors="pt",
         )
         token_ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        inputs.pop("mm_token_type_ids", None)  # follows from the tokens; see mtct.positions
         tail = len(self.reasoning_tail)
         prefixes = [ids[keep.bool()].tolist()[:-tail] for ids, keep in zip(token_ids, mask, strict=True)]
         return EncodedImages(prefixes, dict(inputs))

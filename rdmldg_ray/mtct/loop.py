@@ -28,6 +28,7 @@ from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.layout import Branch, lay_out
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.progress import ProgressFile
 from rdmldg_ray.storage import download_folder, exists, join, read_bytes, upload_folder, write_bytes
 
@@ -42,6 +43,7 @@ class Worker:
         self.rank = ray.train.get_context().get_world_rank()
         self.world_size = ray.train.get_context().get_world_size()
         base = model_folder(job.config.model.path)
+        self.family = family_of(base)
         torch.manual_seed(job.seed)
         self.model = self._load_model(base)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -76,7 +78,7 @@ class Worker:
     def _load_model(self, base: Path) -> Any:
         model = load_base(base, self.job.config.model)
         if self.job.adapter is None:
-            return add_lora(model, family_of(base), self.job.config.lora)
+            return add_lora(model, self.family, self.job.config.lora)
         with tempfile.TemporaryDirectory() as folder:
             return load_adapter(model, download_folder(self.job.adapter, Path(folder)))
 
@@ -166,13 +168,14 @@ class Worker:
 
     def _logits(self, micro: MicroBatch) -> torch.Tensor:
         device, layout = self.engine.device, micro.layout
+        base = self.model.get_base_model()
+        inputs = micro.model_inputs | decoder_inputs(self.family, base, layout, micro.model_inputs)
         return self.engine(
             input_ids=layout.input_ids.to(device),
-            position_ids=layout.position_ids.to(device),
             attention_mask=layout.attention_mask(getattr(torch, self.job.config.model.dtype)).to(device),
             logits_to_keep=layout.keep.to(device),
             use_cache=False,
-            **{name: value.to(device) for name, value in micro.model_inputs.items()},
+            **{name: value.to(device) for name, value in inputs.items()},
         ).logits
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
