@@ -1,6 +1,6 @@
 """Pre-train the tiny base model that ships in ``rdmldg_ray/models/tiny_base``, from drawings to weights.
 
-    python jobs/pretrain_tiny.py --iconbed iconbed.parquet --out rdmldg_ray/models/tiny_base
+    python jobs/pretrain_tiny.py --out /tmp/tiny_base
 
 Three parts, each resumed from its checkpoint in the cache folder: pictures (download, render, the
 teacher's features), vision (the encoder alone), join (encoder and decoder on questions about
@@ -19,12 +19,16 @@ import numpy as np
 import torch
 from tiny import join, model, parallel, pictures, teacher, text, vision, yardstick
 
+import rdmldg_ray
+
+ICONBED = Path(rdmldg_ray.__file__).parent / "domainbed/iconbed/iconbed.parquet"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--iconbed", type=Path, required=True, help="IconBed's parquet file")
+    parser.add_argument("--iconbed", type=Path, default=ICONBED, help="IconBed's parquet file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument(
         "--cache",
