@@ -158,16 +158,17 @@ def _dataset(config: Config) -> DatasetInfo:
     if config.data.dataset == "iconbed":
         write_iconbed(config.storage)
     info = read_dataset_info(config.storage, config.data.dataset)
-    chains = chains_location(config.storage, info.name, config.data.chains)
-    if not list_files(chains, ".parquet"):
-        raise ConfigError(f"data.chains: no chains of '{config.data.chains}' in {chains}")
     return info
 
 
 def _run(config: Config, dry_run: bool) -> None:
     if dry_run:
         return _print_plan(config)
-    pipeline = Pipeline(config, _dataset(config), console)
+    info = _dataset(config)
+    chains = chains_location(config.storage, info.name, config.data.chains)
+    if not list_files(chains, ".parquet"):
+        raise ConfigError(f"data.chains: no chains of '{config.data.chains}' in {chains}")
+    pipeline = Pipeline(config, info, console)
     pipeline.prepare()
     if pipeline.remaining():
         with _connected(config):

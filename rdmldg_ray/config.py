@@ -30,7 +30,10 @@ class _Section(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    """On the command line a list may be written ``a,b`` and a list of one ``a``."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, int | float) else value
 
 
 class DataConfig(_Section):

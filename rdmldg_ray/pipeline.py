@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 from rich.console import Console
 
+from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.config import Config, ConfigError, TrainingConfig, dump_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
@@ -216,11 +216,11 @@ class Pipeline:
 
     def _teacher_set(self, stage: Stage) -> pa.Table:
         location = chains_location(self.config.storage, self.info.name, self.config.data.chains)
-        return _with_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
+        return attach_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
 
     def _own_set(self, stage: Stage) -> pa.Table:
         location = join(self.location, stage.held_out, stage.model, "candidates")
-        return _with_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
+        return attach_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
 
     def _adapter(self, held_out: str, number: int) -> str | None:
         if number < 0:
@@ -312,29 +312,6 @@ class Pipeline:
                 f"  engines ready ({report.how}, {report.seconds:.1f} s{parity})", highlight=False
             )
         return self._pool
-
-
-def _with_chains(samples: pa.Table, chains: pa.Table, location: str) -> pa.Table:
-    """Samples with a kept chain, and that chain; the best of several is the likeliest.
-
-    Raises:
-        ValueError: when no sample has a kept chain.
-    """
-    best: dict[str, str] = {}
-    for row in _best_first(chains.filter(pc.field("kept"))).select(["id", "text"]).to_pylist():
-        best.setdefault(row["id"], row["text"])
-    texts = [best.get(sample_id) for sample_id in samples["id"].to_pylist()]
-    joined = samples.append_column("chain", pa.array(texts, pa.string())).filter(pc.field("chain").is_valid())
-    if not len(joined):
-        raise ValueError(f"{location}: no sample of the source domains has a kept chain to train on")
-    return joined
-
-
-def _best_first(chains: pa.Table) -> pa.Table:
-    if "logprob" not in chains.column_names:
-        return chains.sort_by("candidate")
-    per_token = pc.divide(chains["logprob"], chains["num_tokens"])
-    return chains.append_column("per_token", per_token).sort_by([("per_token", "descending")])
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import uuid
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,20 @@ def _read_parquet(location: str, columns: list[str] | None) -> pa.Table:
         return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
     except OSError as error:
         raise StorageError(f"{location}: cannot be read ({error})") from error
+
+
+def read_images(index: pa.Table) -> list[bytes]:
+    """The encoded images that rows point at with ``file``, ``row_group`` and ``row``, in their order."""
+    places = zip(*(index[name].to_pylist() for name in ("file", "row_group", "row")), strict=True)
+    return [_row_group_images(file, group)[row].as_py() for file, group, row in places]
+
+
+# A batch takes rows from all over a data set; keeping the last few row groups spares most reads.
+@lru_cache(maxsize=32)
+def _row_group_images(location: str, group: int) -> pa.ChunkedArray:
+    filesystem, path = open_location(location)
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        return parquet.read_row_group(group, columns=["image"])["image"]
 
 
 def write_table(location: str, table: pa.Table) -> None:

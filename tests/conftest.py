@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info, write_iconbed
-from rdmldg_ray.domainbed.view import read_images, sample_index
+from rdmldg_ray.domainbed.view import sample_index
 from rdmldg_ray.models.folder import TINY_BASE
-from rdmldg_ray.storage import read_table
+from rdmldg_ray.storage import read_images, read_table
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,8 @@ class Example:
         if self.model_type == "qwen2_5_vl":
             patches = len(self.model_inputs["pixel_values"]) // 2
             pixels = self.model_inputs["pixel_values"][row * patches : (row + 1) * patches]
-            return {"pixel_values": pixels, "image_grid_thw": self.model_inputs["image_grid_thw"][row : row + 1]}
+            grid = self.model_inputs["image_grid_thw"][row : row + 1]
+            return {"pixel_values": pixels, "image_grid_thw": grid}
         return {name: value[row : row + 1] for name, value in self.model_inputs.items()}
 
 

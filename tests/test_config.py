@@ -158,7 +158,7 @@ def test_every_mistake_has_a_line():
         ),
         (
             ["sarr.temperatures=0"],
-            "sarr.temperatures: Input should be a valid list (given: 0)",
+            "sarr: temperature 0 writes the same chain at every attempt; set max_attempts to 1",
         ),
         (
             ["sarr.temperatures=[0]"],

@@ -9,7 +9,7 @@ from rich.console import Console
 from rdmldg_ray.config import ConfigError, load_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.pipeline import Pipeline, Stage, _with_chains, count_samples, plan_stages
+from rdmldg_ray.pipeline import Pipeline, Stage, count_samples, plan_stages
 from rdmldg_ray.storage import read_table, write_table
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
@@ -220,50 +220,3 @@ def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info
     }
     assert len({row["id"] for row in rows}) == len(rows) == 287 + 3 * 57
     assert sum(row["part"] == "in" for row in rows) == 230
-
-
-# Chains to train on.
-
-SAMPLES = pa.table({"id": ["a", "b", "c"], "label": ["cat", "dog", "dog"]})
-
-
-def chains(*rows):
-    columns = ("id", "candidate", "text", "kept", "num_tokens", "logprob")
-    return pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows])
-
-
-def with_chains(table):
-    joined = _with_chains(SAMPLES, table, "s3://bucket/chains")
-    return list(zip(joined["id"].to_pylist(), joined["chain"].to_pylist(), strict=True))
-
-
-def test_a_sample_without_a_kept_chain_takes_no_part():
-    table = chains(
-        ("c", 0, "of c", True, 5, -1.0), ("a", 0, "of a", True, 5, -1.0), ("b", 0, "x", False, 5, -1.0)
-    )
-    assert with_chains(table) == [("a", "of a"), ("c", "of c")]
-
-
-def test_of_several_kept_chains_the_likeliest_by_token_is_taken():
-    table = chains(
-        ("a", 0, "short, unlikely", True, 2, -4.0),
-        ("a", 1, "long, likely", True, 100, -10.0),
-        ("a", 2, "likeliest, but rejected", False, 100, -1.0),
-    )
-    assert with_chains(table) == [("a", "long, likely")]
-
-
-def test_of_a_teachers_several_chains_the_first_candidate_is_taken():
-    table = chains(("a", 1, "second", True, 1, 0.0), ("a", 0, "first", True, 1, 0.0))
-    assert with_chains(table.drop_columns(["num_tokens", "logprob"])) == [("a", "first")]
-
-
-def test_chains_of_other_samples_bring_none_in():
-    table = chains(("z", 0, "of z", True, 5, -1.0), ("b", 0, "of b", True, 5, -1.0))
-    assert with_chains(table) == [("b", "of b")]
-
-
-@pytest.mark.parametrize(("id", "kept"), [("a", False), ("z", True)])
-def test_no_kept_chain_at_all_names_the_location(id, kept):
-    with pytest.raises(ValueError, match="s3://bucket/chains: no sample of the source domains has a kept"):
-        with_chains(chains((id, 0, "text", kept, 5, -1.0)))

@@ -68,7 +68,8 @@ def test_only_the_source_domains_in_parts_were_trained_on(unbroken):
     allowed = set()
     for number, domain in enumerate(unbroken.info.environments):
         if domain != HELD_OUT:
-            index = read_table(join(unbroken.config.storage, "datasets/mini/samples", domain), ["id", "index"])
+            folder = join(unbroken.config.storage, "datasets/mini/samples", domain)
+            index = read_table(folder, ["id", "index"])
             kept, _ = split_indices(len(index), 0, number, 0.2)
             allowed |= {row["id"] for row in index.to_pylist() if row["index"] in set(kept)}
     for file in ("mtct/training_set.parquet", "sarr-1/training/training_set.parquet", "sarr-1/candidates"):
@@ -113,7 +114,8 @@ def test_checkpoints_hold_no_base_weights(unbroken):
 
 def test_both_pathways_answered_for_every_image(unbroken):
     for model in ("zero-shot", "mtct", "sarr-1"):
-        predictions = read_table(join(unbroken.location, HELD_OUT, "evaluation", model, "predictions.parquet"))
+        folder = join(unbroken.location, HELD_OUT, "evaluation", model)
+        predictions = read_table(join(folder, "predictions.parquet"))
         rows = predictions.to_pylist()
         # 30 target images and a fifth of 30 in each of two source domains, by both pathways.
         assert len(rows) == 2 * (30 + 2 * 6)

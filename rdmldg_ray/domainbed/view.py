@@ -5,7 +5,6 @@ never opened for it, not even for their metadata.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import pyarrow as pa
@@ -54,16 +53,6 @@ def take_part(
     return pa.concat_tables(chosen)
 
 
-def read_images(index: pa.Table) -> list[bytes]:
-    """The encoded images of some rows of an index, in the rows' order."""
-    return [
-        _row_group_images(file, group)[row].as_py()
-        for file, group, row in zip(
-            index["file"].to_pylist(), index["row_group"].to_pylist(), index["row"].to_pylist(), strict=True
-        )
-    ]
-
-
 def _index_file(location: str) -> pa.Table:
     filesystem, path = open_location(location)
     with pq.ParquetFile(path, filesystem=filesystem) as parquet:
@@ -74,11 +63,3 @@ def _index_file(location: str) -> pa.Table:
     table = table.append_column("file", pa.array([location] * len(groups)))
     table = table.append_column("row_group", pa.array(groups, pa.int32()))
     return table.append_column("row", pa.array(rows, pa.int32()))
-
-
-# A batch takes rows from all over a data set; keeping the last few row groups spares most reads.
-@lru_cache(maxsize=32)
-def _row_group_images(location: str, group: int) -> pa.ChunkedArray:
-    filesystem, path = open_location(location)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-        return parquet.read_row_group(group, columns=["image"])["image"]

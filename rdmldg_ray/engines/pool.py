@@ -11,10 +11,9 @@ from ray.exceptions import GetTimeoutError
 from ray.util import ActorPool
 
 from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed.view import read_images
 from rdmldg_ray.engines.engine import Engine, LoadReport, Request
 from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
-from rdmldg_ray.storage import join, read_table
+from rdmldg_ray.storage import join, read_images, read_table
 
 _READ_CPUS = 0.25
 

@@ -21,7 +21,13 @@ def model_folder(path: str) -> Path:
     else:
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(path, ignore_patterns=["*.bin", "*.pth", "*.gguf", "original/*"]))
+        try:
+            folder = Path(snapshot_download(path, ignore_patterns=["*.bin", "*.pth", "*.gguf", "original/*"]))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model '{path}': no such folder here, and the model hub does not give it "
+                f"({type(error).__name__}); correct model.path, or download the model and give its folder"
+            ) from error
     check_model_folder(folder)
     return folder
 

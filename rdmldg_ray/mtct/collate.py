@@ -73,14 +73,18 @@ class MtctCollator(ArrowBatchCollateFn):
         images = [self._image(row["id"][i], row["image"][i], row["epoch"]) for i in part]
         encoded = self.prompts.encode(images)
         branches = [self.branches(row["label"][i], row["chain"][i]) for i in part]
+        for sample_id, prefix, row_branches in zip(ids, encoded.prefixes, branches, strict=True):
+            self._check_length(sample_id, len(prefix), row_branches)
         layout = lay_out(encoded.prefixes, branches, self.prompts.processor.tokenizer.pad_token_id)
-        length = layout.input_ids.shape[1]
+        return MicroBatch(ids, layout, encoded.model_inputs)
+
+    def _check_length(self, sample_id: str, prefix: int, branches: list[Branch]) -> None:
+        length = prefix + max(len(branch.tail) + len(branch.target) for branch in branches)
         if length > self.max_length:
             raise ValueError(
-                f"a batch with {ids[0]} has sequences of {length} tokens, more than model.max_length "
-                f"{self.max_length}; raise it or shorten the chains"
+                f"{sample_id}: prompt and answer have {length} tokens, more than model.max_length "
+                f"{self.max_length}; raise it, or leave out the chain"
             )
-        return MicroBatch(ids, layout, encoded.model_inputs)
 
     def _image(self, sample_id: str, data: bytes, epoch: int) -> Image.Image:
         image = decode_image(sample_id, data)

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from transformers import get_scheduler
 
-from rdmldg_ray.domainbed.view import read_images
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.loading import add_lora, load_adapter, load_base, load_processor
@@ -30,7 +29,15 @@ from rdmldg_ray.mtct.layout import Branch, lay_out
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.progress import ProgressFile
-from rdmldg_ray.storage import download_folder, exists, join, read_bytes, upload_folder, write_bytes
+from rdmldg_ray.storage import (
+    download_folder,
+    exists,
+    join,
+    read_bytes,
+    read_images,
+    upload_folder,
+    write_bytes,
+)
 
 _TAG = "deepspeed"
 

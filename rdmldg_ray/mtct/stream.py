@@ -6,8 +6,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from rdmldg_ray.domainbed.view import read_images
 from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.storage import read_images
 
 # Reading and joining is light work; a fraction of a core lets it run beside the workers.
 _READ_CPUS = 0.25

@@ -7,8 +7,8 @@ import pytest
 
 from rdmldg_ray.domainbed.samples import SAMPLE_SCHEMA, DatasetInfo, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.domainbed.view import read_images, sample_index, take_part
-from rdmldg_ray.storage import StorageError
+from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.storage import StorageError, read_images
 
 DOMAINS = ("art", "photo", "sketch")
 SIZES = {"art": 20, "photo": 31, "sketch": 12}

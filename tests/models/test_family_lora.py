@@ -51,4 +51,4 @@ def test_the_merged_export_read_back_by_plain_transformers_has_equal_logits(exam
     base = load_base(tmp_path / "base", ModelConfig(dtype="float32"))
     load_adapter(base, tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "merged")
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    torch.testing.assert_close(run(example, plain), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run(example, plain), expected, rtol=1e-3, atol=1e-3)

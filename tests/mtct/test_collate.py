@@ -70,7 +70,8 @@ def test_without_augmentation_an_image_is_the_same_in_every_epoch(collate, rows)
 
 
 def test_a_sequence_beyond_the_models_length_names_the_setting(collate, rows):
-    with pytest.raises(ValueError, match=rf"{rows[0]['id']} has sequences of \d+ .*model\.max_length 40; "):
+    message = rf"{rows[0]['id']}: prompt and answer have \d+ .*model\.max_length 40; "
+    with pytest.raises(ValueError, match=message):
         collate(rows[:2], max_length=40)
 
 
