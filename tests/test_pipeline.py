@@ -6,6 +6,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config import ConfigError, load_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
@@ -184,6 +185,10 @@ def test_training_sees_the_sources_in_parts_without_opening_the_held_out_domain(
         assert row["chain"] == texts[row["id"]]
 
 
+def chain_of(id):
+    return render_chain(dict.fromkeys(STAGES, id))
+
+
 def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
     stage = Stage("paint", "train", 1)
     ids = iconbed._source_index("paint", "in")["id"].to_pylist()
@@ -199,7 +204,7 @@ def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
         {
             "id": [id for id, _ in rows],
             "candidate": [0] * 5,
-            "text": [f"chain of {id}" for id, _ in rows],
+            "text": [chain_of(id) for id, _ in rows],
             "kept": [kept for _, kept in rows],
             "num_tokens": [3] * 5,
             "logprob": [-1.0] * 5,
@@ -208,7 +213,7 @@ def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
     write_table(f"{iconbed.location}/paint/sarr-1/candidates/part-00000.parquet", candidates)
     own = iconbed._own_set(stage)
     assert own["id"].to_pylist() == [ids[2], ids[5]]
-    assert own["chain"].to_pylist() == [f"chain of {ids[2]}", f"chain of {ids[5]}"]
+    assert own["chain"].to_pylist() == [chain_of(ids[2]), chain_of(ids[5])]
 
 
 def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info):
