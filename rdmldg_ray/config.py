@@ -176,6 +176,11 @@ class EnginesConfig(_Section):
     gpu_memory_utilization: Fraction = 0.85
     cpu_kv_cache_gib: Positive = Field(1, description="KV cache of an engine on CPU, in GiB.")
     start_timeout_s: Positive = 900
+    keep_while_training: bool | None = Field(
+        None,
+        description="Keep idle engines during training, or end them so that training gets their "
+        "resources; by default they are kept on CPU and ended on GPU.",
+    )
     parity_tolerance: NonNegative | None = Field(
         None,
         description="Largest mean difference between the engine's and the trainer's log-probability of "

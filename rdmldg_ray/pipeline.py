@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from rdmldg_ray.chains.attach import attach_chains
-from rdmldg_ray.config import Config, ConfigError, TrainingConfig, dump_config
+from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig, dump_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.domainbed.view import sample_index, take_part
@@ -57,6 +57,16 @@ class Stage:
         if self.kind == "mtct":
             return f"{self.held_out}/mtct"
         return f"{self.held_out}/{self.model}/{'candidates' if self.kind == 'generate' else 'training'}"
+
+
+def keeps_engines(engines: EnginesConfig) -> bool:
+    """Whether idle engines stay while a stage trains.
+
+    An idle engine on CPU costs some memory and saves its start, half a minute; one on a GPU holds
+    most of the memory that training needs.
+    """
+    keep = engines.keep_while_training
+    return engines.gpus_per_engine == 0 if keep is None else keep
 
 
 def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
@@ -235,6 +245,8 @@ class Pipeline:
     ) -> dict[str, Any]:
         from rdmldg_ray.mtct.trainer import train_stage
 
+        if not keeps_engines(self.config.engines):
+            self.close()
         location = join(self.location, stage.name)
         # The record of what was read, which also proves that the held-out domain was not.
         read = training_set.select(["id", "domain", "label", "chain"])

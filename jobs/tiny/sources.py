@@ -89,7 +89,7 @@ and of on in out with without the baby lady hatching classical convenience depar
 japanese love office post tokyo ballet flat high heeled one piece martial arts man woman running safety
 top popping clinking hot tropical guide ear bone leg food shallow four fluttering wind christmas fallen
 wilted spiral spouting straight triangular articulated auto bullet delivery fire speed kick light motor
-oncoming police racing sport utility red face box handle old s pot bank wedding
+oncoming police racing sport utility red face box handle old s pot
 """
 # Words for IconBed's classes, and other names of its concepts, for icon sets that name things freely.
 _KINDRED_WORDS = """
@@ -111,7 +111,12 @@ leaf leaves sprout bonsai pine oak palm bamboo bloom petal chili chilli pepper r
 lettuce salad pumpkin bean beans pea peas nut nuts almond chestnut mushroom paw feline canine hound doggy
 hog boar piglet stag antelope moose reindeer elk hyena panther leopard jaguar cheetah lioness ape
 chimpanzee orangutan squirrel hedgehog beaver otter skunk badger sloth panda koala hippo hippopotamus
-llama alpaca rodent hamster
+llama alpaca rodent hamster banking wed aubergine boba sapling stiletto pickle gherkin maggot flatbed
+trolley tramway shrub forest jungle woods aquarium birdhouse birdcage hummingbird fishing fishbowl
+fishbone fisheye clownfish flatfish porcupinefish goldfish catfish carp buggy caravan carriage wagon jeep
+suv minivan moped toolkit webhook gearbox sawblade jigsaw saucepan scallion milkshake skullcap panties
+lingerie dragonfly beehive beekeeper werewolf direwolf shoebill leafy orchid daisy lily anemone deathcab
+firefox flying flytrap piggy yurt igloo mansion farm greenhouse
 """
 
 
@@ -121,12 +126,9 @@ def read_iconbed(parquet: Path) -> tuple[set[str], set[str], set[str]]:
 
     rows = pyarrow.parquet.read_table(parquet, columns=["hexcode", "cldr_name"]).to_pylist()
     names = {row["cldr_name"].lower() for row in rows}
-    words = {word for name in names for word in name_words(name)}
-    return (
-        {row["hexcode"] for row in rows},
-        names,
-        (words | set(_KINDRED_WORDS.split())) - set(_GENERAL_WORDS.split()),
-    )
+    words = {word for name in names for word in name_words(name)} | set(_KINDRED_WORDS.split())
+    whole = {" ".join(name_words(name)) for name in names}
+    return {row["hexcode"] for row in rows}, names, words - set(_GENERAL_WORDS.split()) | whole
 
 
 def name_words(name: str) -> list[str]:
@@ -135,8 +137,14 @@ def name_words(name: str) -> list[str]:
 
 
 def names_left_out(name: str, forbidden: set[str]) -> bool:
-    """Whether a name has a forbidden word, in the singular or the plural, or run together with another."""
-    for word in name_words(name):
+    """Whether a name has a forbidden word, in the singular or the plural, or run together with another.
+
+    A forbidden name of several words, "post office", must be in the name with all its words.
+    """
+    words = set(name_words(name))
+    if any(words.issuperset(other.split()) for other in forbidden if " " in other):
+        return True
+    for word in words:
         forms = {word, word.removesuffix("s"), word.removesuffix("es"), word + "s", word + "es"}
         if forms & forbidden:
             return True

@@ -145,6 +145,7 @@ class Worker:
         sums = torch.zeros(3, dtype=torch.float64)
         for micro in batch.micro_batches:
             losses = self._forward(micro)
+            check_finite(losses, batch.step, micro.ids)
             # DeepSpeed divides by the number of forward passes and averages over workers; undoing both
             # leaves the mean over the samples of the step, however they are cut.
             scale = self.world_size * self.job.plan.accumulation / size
@@ -235,6 +236,17 @@ class Worker:
                 self.model.save_pretrained(folder)
             pq.write_table(known, Path(folder) / PARITY_FILE)
             upload_folder(Path(folder), join(self.job.stage, "adapter"))
+
+
+def check_finite(losses: PathwayLosses, step: int, ids: list[str]) -> None:
+    """Raise ValueError, naming step and samples, when a loss is not a finite number."""
+    finite = torch.isfinite(losses.direct) & torch.isfinite(losses.reasoning)
+    if not finite.all():
+        wrong = [sample_id for sample_id, ok in zip(ids, finite.tolist(), strict=True) if not ok]
+        raise ValueError(
+            f"step {step}: the loss is not finite for {', '.join(wrong)}; lower the learning rate, or "
+            "look at these images and chains"
+        )
 
 
 class _Clock:
