@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from rdmldg_ray.config import load_config
 from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info, write_iconbed
 from rdmldg_ray.domainbed.view import sample_index
 from rdmldg_ray.models.folder import TINY_BASE
@@ -20,6 +21,15 @@ def store(tmp_path_factory):
     root = str(tmp_path_factory.mktemp("store"))
     write_iconbed(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One Ray cluster for all tests that need one."""
+    from rdmldg_ray.ray_session import ray_session
+
+    with ray_session(load_config("demo")) as logs:
+        yield logs
 
 
 @pytest.fixture(scope="session")

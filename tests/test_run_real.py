@@ -47,15 +47,12 @@ def storage(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unbroken(storage):
+def unbroken(storage, ray_cluster):
     """A finished run."""
-    from rdmldg_ray.ray_session import ray_session
-
     config = make_config(storage, "unbroken")
     pipeline = Pipeline(config, read_dataset_info(storage, "mini"), Console())
     pipeline.prepare()
-    with ray_session(config):
-        pipeline.run()
+    pipeline.run()
     return pipeline
 
 

@@ -1,0 +1,99 @@
+"""Training through Ray Train and DeepSpeed: what must not change the result does not."""
+
+import threading
+import time
+from pathlib import Path
+
+import mini
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rdmldg_ray.chains.attach import attach_chains
+from rdmldg_ray.config import load_config
+from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info
+from rdmldg_ray.domainbed.view import sample_index
+from rdmldg_ray.storage import read_table
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def train(ray_cluster, tmp_path_factory):
+    """Train on the mini data set and return the stage's folder."""
+    root = str(tmp_path_factory.mktemp("training"))
+    mini.write_mini(root)
+    info = read_dataset_info(root, "mini")
+    location = chains_location(root, "mini", "rules")
+    training_set = attach_chains(
+        sample_index(root, info, ["paint", "sketch"]), read_table(location), location
+    )
+
+    def train(name, *overrides):
+        from rdmldg_ray.mtct.trainer import train_stage
+
+        settings = ["mtct.warmup_ratio=0", "mtct.epochs=1", "data.augment=none", f"storage={root}"]
+        config = load_config("demo", [*settings, *overrides])
+        stage = f"{root}/{name}"
+        train_stage(config, config.mtct, training_set, list(info.classes), stage, None, seed=0)
+        return Path(stage)
+
+    return train
+
+
+def adapter(stage):
+    weights = load_file(stage / "adapter" / "adapter_model.safetensors")
+    return torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+
+def relative_difference(ours, theirs):
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def metrics(stage):
+    return [line for line in (stage / "metrics.jsonl").read_text().splitlines() if line]
+
+
+def test_one_step_is_the_same_however_the_batch_is_cut(train):
+    batch = "mtct.batch_size=60"
+    whole = train("cut-1x60", batch, "mtct.micro_batch_size=60", "workers.num_workers=1")
+    accumulated = train("cut-4x15", batch, "mtct.micro_batch_size=15", "workers.num_workers=1")
+    spread = train("cut-2-workers", batch, "mtct.micro_batch_size=15", "workers.num_workers=2")
+    for other in (accumulated, spread):
+        assert relative_difference(adapter(other), adapter(whole)) < 1e-5
+
+
+def test_zero_stages_give_the_same_trajectory(train):
+    settings = ["mtct.batch_size=12", "mtct.micro_batch_size=6", "mtct.epochs=2"]
+    plain = train("zero-0", *settings)
+    assert len(metrics(plain)) == 10
+    for stage in (1, 2, 3):
+        sharded = train(f"zero-{stage}", *settings, f"workers.zero_stage={stage}")
+        assert relative_difference(adapter(sharded), adapter(plain)) < 1e-4
+
+
+def test_a_worker_killed_in_mid_epoch_changes_nothing(train):
+    settings = ["mtct.batch_size=12", "mtct.micro_batch_size=6", "mtct.epochs=8", "mtct.checkpoint_every=3"]
+    unbroken = train("unbroken", *settings)
+    killed: list[int] = []
+    thread = threading.Thread(target=_kill_a_worker, args=(unbroken.parent / "killed", killed))
+    thread.start()
+    broken = train("killed", *settings)
+    thread.join()
+    assert killed, "the training ended before a worker could be killed"
+    assert len(metrics(broken)) == len(metrics(unbroken)) == 40
+    assert relative_difference(adapter(broken), adapter(unbroken)) < 1e-5
+
+
+def _kill_a_worker(stage: Path, killed: list[int]) -> None:
+    """Kill one rank once the first checkpoint is on storage."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not (stage / "adapter").exists():
+        if (stage / "metrics.jsonl").exists():
+            for process in psutil.process_iter(["cmdline"]):
+                if any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+        time.sleep(0.2)
