@@ -46,10 +46,6 @@ class Layout:
     target_pathway: torch.Tensor
     """(B, K) the pathway that the target belongs to; -1 where there is none."""
 
-    def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """(B, 1, L, L) additive mask: 0 where a query may look, the dtype's least value elsewhere."""
-        return additive_mask(self.segments, dtype)
-
 
 def lay_out(prefixes: Sequence[list[int]], branches: Sequence[Sequence[Branch]], pad_id: int) -> Layout:
     """Lay out a batch: ``prefixes[i]`` followed by each of ``branches[i]``."""
@@ -73,7 +69,7 @@ def lay_out(prefixes: Sequence[list[int]], branches: Sequence[Sequence[Branch]],
 
 
 def additive_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(B, L) segments to the (B, 1, L, L) additive attention mask of the layout."""
+    """(B, L) segments to a (B, 1, L, L) mask: 0 where a query may look, the dtype's least value elsewhere."""
     length = segments.shape[1]
     query, key = segments[:, :, None], segments[:, None, :]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()

@@ -25,7 +25,7 @@ from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.models.prompts import PathwayPrompts, decode_image
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.job import TrainJob
-from rdmldg_ray.mtct.layout import Branch, lay_out
+from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.progress import ProgressFile
@@ -49,6 +49,7 @@ class Worker:
         self.job = job
         self.rank = ray.train.get_context().get_world_rank()
         self.world_size = ray.train.get_context().get_world_size()
+        assert self.world_size == job.plan.num_workers
         base = model_folder(job.config.model.path)
         self.family = family_of(base)
         torch.manual_seed(job.seed)
@@ -76,11 +77,9 @@ class Worker:
                 self.progress.write(step, total, _describe(metrics), last=step == total)
             if step % self.job.training.checkpoint_every == 0 or step == total:
                 self._checkpoint(metrics)
+            clock.data_wanted()
         assert step == total, f"the stream ended at step {step} of {total}"
-        known = self._known_logprobs()
-        if self.rank == 0:
-            self._write_outputs(known)
-        dist.barrier()
+        self._write_outputs(self._known_logprobs())
 
     def _load_model(self, base: Path) -> Any:
         model = load_base(base, self.job.config.model)
@@ -176,11 +175,12 @@ class Worker:
 
     def _logits(self, micro: MicroBatch) -> torch.Tensor:
         device, layout = self.engine.device, micro.layout
+        dtype = getattr(torch, self.job.config.model.dtype)
         base = self.model.get_base_model()
         inputs = micro.model_inputs | decoder_inputs(self.family, base, layout, micro.model_inputs)
         return self.engine(
             input_ids=layout.input_ids.to(device),
-            attention_mask=layout.attention_mask(getattr(torch, self.job.config.model.dtype)).to(device),
+            attention_mask=additive_mask(layout.segments.to(device), dtype),
             logits_to_keep=layout.keep.to(device),
             use_cache=False,
             **{name: value.to(device) for name, value in inputs.items()},
@@ -230,12 +230,15 @@ class Worker:
         return known.append_column("logprobs", pa.array(logprobs))
 
     def _write_outputs(self, known: pa.Table) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            stage3 = self.job.config.workers.zero_stage == 3
-            with deepspeed.zero.GatheredParameters(self.trainable, enabled=stage3):
-                self.model.save_pretrained(folder)
-            pq.write_table(known, Path(folder) / PARITY_FILE)
-            upload_folder(Path(folder), join(self.job.stage, "adapter"))
+        stage3 = self.job.config.workers.zero_stage == 3
+        # Every rank holds a part of ZeRO 3's parameters, so every rank takes part; rank 0 writes.
+        with deepspeed.zero.GatheredParameters(self.trainable, enabled=stage3):
+            if self.rank == 0:
+                with tempfile.TemporaryDirectory() as folder:
+                    self.model.save_pretrained(folder)
+                    pq.write_table(known, Path(folder) / PARITY_FILE)
+                    upload_folder(Path(folder), join(self.job.stage, "adapter"))
+        dist.barrier()
 
 
 def check_finite(losses: PathwayLosses, step: int, ids: list[str]) -> None:
@@ -254,17 +257,19 @@ class _Clock:
 
     def __init__(self, done: int):
         self.first = done
-        self.start = self.mark = time.perf_counter()
+        self.start = self.wanted = time.perf_counter()
         self.waited = self.samples = self.tokens = 0.0
 
+    def data_wanted(self) -> None:
+        self.wanted = time.perf_counter()
+
     def data_arrived(self) -> None:
-        self.waited += time.perf_counter() - self.mark
+        self.waited += time.perf_counter() - self.wanted
 
     def step_done(self, done: int, total: int, samples: int, tokens: float) -> dict[str, float]:
-        self.mark = time.perf_counter()
         self.samples += samples
         self.tokens += tokens
-        elapsed = self.mark - self.start
+        elapsed = time.perf_counter() - self.start
         return {
             "samples_per_s": self.samples / elapsed,
             "tokens_per_s": self.tokens / elapsed,

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from rdmldg_ray.models.families import FAMILIES
-from rdmldg_ray.mtct.layout import Branch, lay_out
+from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
 from rdmldg_ray.mtct.positions import decoder_inputs
 
@@ -30,7 +30,7 @@ def shared(example):
     family = FAMILIES[example.model_type]
     logits = example.model(
         input_ids=layout.input_ids,
-        attention_mask=layout.attention_mask(torch.float32),
+        attention_mask=additive_mask(layout.segments, torch.float32),
         logits_to_keep=layout.keep,
         use_cache=False,
         **example.model_inputs,

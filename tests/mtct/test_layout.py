@@ -59,7 +59,7 @@ def test_a_query_sees_the_prefix_and_its_own_branch_up_to_itself():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_hidden_has_the_least_value_of_the_dtype(dtype):
-    mask = lay_out(PREFIXES, BRANCHES, 0).attention_mask(dtype)
+    mask = additive_mask(lay_out(PREFIXES, BRANCHES, 0).segments, dtype)
     assert mask.dtype == dtype
     assert set(mask.unique().tolist()) == {0.0, torch.finfo(dtype).min}
 
@@ -87,7 +87,7 @@ def shared_losses(model, micro):
     logits = model(
         input_ids=layout.input_ids,
         position_ids=layout.position_ids,
-        attention_mask=layout.attention_mask(torch.float32),
+        attention_mask=additive_mask(layout.segments, torch.float32),
         logits_to_keep=layout.keep,
         use_cache=False,
         **micro.model_inputs,
