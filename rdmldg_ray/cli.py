@@ -1,8 +1,10 @@
 """``rdmldg``: a thin door. Parses, calls, prints."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow.compute as pc
@@ -10,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rdmldg_ray.config import Config, ConfigError, dump_config, load_config
+from rdmldg_ray.config import Config, ConfigError, dump_config, load_config, parse_config
 from rdmldg_ray.domainbed.samples import (
     DatasetInfo,
     chains_location,
@@ -20,11 +22,19 @@ from rdmldg_ray.domainbed.samples import (
     write_iconbed,
 )
 from rdmldg_ray.errors import user_mistake
-from rdmldg_ray.models.folder import check_model, looks_local
+from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.report.samples import print_samples
 from rdmldg_ray.report.tables import domain_table, held_out_domains, percent, summary_table, time_table
-from rdmldg_ray.storage import check_writable, exists, join, list_files, read_table
+from rdmldg_ray.storage import (
+    check_writable,
+    download_folder,
+    exists,
+    join,
+    list_files,
+    read_bytes,
+    read_table,
+)
 
 app = typer.Typer(
     help="Fine-tune multimodal LLMs for domain generalization by reasoning (RD-MLDG), on Ray.",
@@ -113,6 +123,8 @@ def show(
     with _mistakes_explained(debug):
         root = _absolute(storage or Config().storage)
         if run_name == "teacher":
+            if dataset == "iconbed":
+                write_iconbed(root)
             location = chains_location(root, dataset, teacher)
         else:
             location = _candidates(join(root, "runs", run_name), held_out, round_number)
@@ -121,6 +133,31 @@ def show(
             chains = chains.filter(pc.field("kept") if verdict == "kept" else ~pc.field("kept"))
         print_samples(console, chains.slice(0, limit).to_pylist())
         console.print(f"{min(limit, len(chains))} of {len(chains)} chains in {location}", highlight=False)
+
+
+@app.command()
+def export(
+    run_name: Annotated[str, typer.Argument(help="Name of a run.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    held_out: Annotated[str | None, typer.Option(help="Held-out domain; the run's first by default.")] = None,
+    stage: Annotated[str | None, typer.Option(help="mtct, sarr-1, ...; the last by default.")] = None,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """Write base plus adapter as a plain model folder that transformers and `vllm serve` load."""
+    with _mistakes_explained(debug):
+        if out.exists():
+            raise ValueError(f"{out}: exists already; give a folder that does not")
+        run_location = join(_absolute(storage or Config().storage), "runs", run_name)
+        config = parse_config(read_bytes(join(run_location, "config.yaml")).decode())
+        adapter = _adapter(run_location, held_out, stage)
+
+        from rdmldg_ray.models.loading import save_merged
+
+        with tempfile.TemporaryDirectory() as folder:
+            local = download_folder(adapter, Path(folder))
+            save_merged(model_folder(config.model.path), local, config.model, out)
+        console.print(f"{out}: {config.model.path} with {adapter}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -227,3 +264,13 @@ def _candidates(run_location: str, held_out: str | None, round_number: int) -> s
         if held_out is None or f"/{held_out}/sarr-" in folder:
             return folder
     raise ValueError(f"{run_location}: no candidates of round {round_number} for {held_out or 'any domain'}")
+
+
+def _adapter(run_location: str, held_out: str | None, stage: str | None) -> str:
+    """The adapter that a training of a run left: by default of the first domain and its last stage."""
+    found = list_files(run_location, "/adapter/adapter_config.json")
+    stages = [file.removeprefix(f"{run_location}/").split("/")[:2] for file in found]
+    for file, (domain, trained) in reversed(list(zip(found, stages, strict=True))):
+        if domain == (held_out or stages[0][0]) and stage in (None, trained):
+            return file.removesuffix("/adapter_config.json")
+    raise ValueError(f"{run_location}: no adapter of {stage or 'any stage'} for {held_out or 'any domain'}")

@@ -263,6 +263,11 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def parse_config(text: str) -> Config:
+    """A resolved config that ``dump_config`` wrote."""
+    return Config.model_validate(yaml.safe_load(text))
+
+
 def _read_recipe(recipe: str) -> dict[str, Any]:
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
