@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from rich.console import Console
 
@@ -54,9 +55,8 @@ class Stage:
     def name(self) -> str:
         if self.kind == "evaluate":
             return f"{self.held_out}/evaluation/{self.model}"
-        if self.kind == "mtct":
-            return f"{self.held_out}/mtct"
-        return f"{self.held_out}/{self.model}/{'candidates' if self.kind == 'generate' else 'training'}"
+        folder = f"{self.held_out}/{self.model}"
+        return f"{folder}/candidates" if self.kind == "generate" else folder
 
 
 def keeps_engines(engines: EnginesConfig) -> bool:
@@ -229,14 +229,13 @@ class Pipeline:
         return attach_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
 
     def _own_set(self, stage: Stage) -> pa.Table:
-        location = join(self.location, stage.held_out, stage.model, "candidates")
+        location = join(self.location, stage.held_out, stage.model, "kept")
         return attach_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
 
     def _adapter(self, held_out: str, number: int) -> str | None:
         if number < 0:
             return None
-        folder = "mtct" if number == 0 else f"sarr-{number}/training"
-        return join(self.location, held_out, folder, "adapter")
+        return join(self.location, Stage(held_out, "train", number).name, "adapter")
 
     # The stages.
 
@@ -286,7 +285,10 @@ class Pipeline:
                 write,
                 bar.update,
             )
-        return summarize_round(pa.concat_tables(parts), len(samples))
+        candidates = pa.concat_tables(parts)
+        kept = join(self.location, stage.held_out, stage.model, "kept", "part-00000.parquet")
+        write_table(kept, candidates.filter(pc.field("kept")))
+        return summarize_round(candidates, len(samples))
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
         predictions, accuracy = self.evaluate(stage.held_out, self._adapter(stage.held_out, stage.round))

@@ -82,7 +82,7 @@ def test_planning_helping_and_a_finished_run_import_nothing_heavy(tmp_path, stor
     (_, help), (_, demo), (_, iconbed), (_, done) = outcome["results"]
     assert [code for code, _ in outcome["results"]] == [0, 0, 0, 0]
     assert "dom" in help and "evaluate" in help
-    assert "flat/sarr-1/training" in demo and "<= 690" in demo
+    assert "flat/sarr-1 " in demo and "<= 690" in demo
     assert "sketch/sarr-2/candidates" in iconbed
     assert not (tmp_path / "new").exists(), "a dry run writes nothing"
     assert "run 'demo' is complete; nothing to do" in done

@@ -44,10 +44,10 @@ def test_a_plan_is_algorithm_1_with_an_evaluation_after_each_training():
         "photo/mtct",
         "photo/evaluation/mtct",
         "photo/sarr-1/candidates",
-        "photo/sarr-1/training",
+        "photo/sarr-1",
         "photo/evaluation/sarr-1",
         "photo/sarr-2/candidates",
-        "photo/sarr-2/training",
+        "photo/sarr-2",
         "photo/evaluation/sarr-2",
     ]
 
@@ -125,7 +125,7 @@ def test_outputs_without_an_entry_do_not_make_a_stage_complete(pipeline, tmp_pat
 def test_each_round_goes_on_from_the_adapter_before_it(pipeline, tmp_path):
     adapters = [pipeline()._adapter("photo", number) for number in (-1, 0, 1)]
     run = f"{tmp_path}/runs/demo/photo"
-    assert adapters == [None, f"{run}/mtct/adapter", f"{run}/sarr-1/training/adapter"]
+    assert adapters == [None, f"{run}/mtct/adapter", f"{run}/sarr-1/adapter"]
 
 
 def test_a_run_records_its_config_and_may_go_on_with_the_same(pipeline, tmp_path):
@@ -210,7 +210,7 @@ def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
             "logprob": [-1.0] * 5,
         }
     )
-    write_table(f"{iconbed.location}/paint/sarr-1/candidates/part-00000.parquet", candidates)
+    write_table(f"{iconbed.location}/paint/sarr-1/kept/part-00000.parquet", candidates)
     own = iconbed._own_set(stage)
     assert own["id"].to_pylist() == [ids[2], ids[5]]
     assert own["chain"].to_pylist() == [chain_of(ids[2]), chain_of(ids[5])]

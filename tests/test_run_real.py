@@ -69,7 +69,7 @@ def test_only_the_source_domains_in_parts_were_trained_on(unbroken):
             index = read_table(folder, ["id", "index"])
             kept, _ = split_indices(len(index), 0, number, 0.2)
             allowed |= {row["id"] for row in index.to_pylist() if row["index"] in set(kept)}
-    for file in ("mtct/training_set.parquet", "sarr-1/training/training_set.parquet", "sarr-1/candidates"):
+    for file in ("mtct/training_set.parquet", "sarr-1/training_set.parquet", "sarr-1/candidates"):
         ids = read_table(join(unbroken.location, HELD_OUT, file), ["id"])["id"].to_pylist()
         assert ids
         assert set(ids) <= allowed
@@ -92,7 +92,7 @@ def test_every_source_image_was_drawn_until_accepted(unbroken):
 
 
 def test_adapters_sit_on_both_towers_and_were_trained(unbroken):
-    for stage in ("mtct", "sarr-1/training"):
+    for stage in ("mtct", "sarr-1"):
         folder = Path(unbroken.location, HELD_OUT, stage, "adapter")
         weights = load_file(folder / "adapter_model.safetensors")
         for part in ("vision_model", "text_model"):

@@ -27,7 +27,7 @@ STATE = {
     "photo/mtct": {"seconds": 100.4, "samples": 5},
     "photo/evaluation/mtct": evaluation(0.5, 0.6),
     "photo/sarr-1/candidates": {"seconds": 7.0, "kept": 3, "candidates": 4},
-    "photo/sarr-1/training": {"seconds": 50.0, "samples": 3},
+    "photo/sarr-1": {"seconds": 50.0, "samples": 3},
     "photo/evaluation/sarr-1": evaluation(0.71249, 0.8),
     "art/evaluation/zero-shot": evaluation(0.3, 0.4),
     "art/mtct": {"seconds": 1.0, "samples": 5},
