@@ -1,13 +1,18 @@
 """One thin way to object storage and to the local disk.
 
 A location is a plain string: a local path or ``s3://bucket/prefix``. Endpoint, region and
-credentials of S3 come from the usual AWS environment variables and files, and from nowhere else.
+credentials of S3 come from the usual AWS environment variables and files, and from nowhere else;
+no message repeats them.
 """
 
 import json
 import os
+import re
 import shutil
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
+
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
+_REFUSALS = (
+    "ACCESS_DENIED",
+    "EXPIRED_TOKEN",
+    "INVALID_ACCESS_KEY_ID",
+    "INVALID_CLIENT_TOKEN_ID",
+    "MISSING_AUTHENTICATION_TOKEN",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "UNRECOGNIZED_CLIENT",
+)
 
 
 class StorageError(ValueError):
@@ -30,7 +47,8 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
     """The file system of a location and the path within it.
 
     Raises:
-        StorageError: for a scheme that is neither ``s3://`` nor a local path.
+        StorageError: for a scheme that is neither ``s3://`` nor a local path, or a bucket that has no
+            valid name.
     """
     if "://" not in location:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
@@ -41,22 +59,160 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
         raise StorageError(
             f"{location}: unknown scheme '{scheme}://'; use a local path or s3://bucket/prefix"
         )
-    return fs.S3FileSystem(), path
+    bucket, *keys = path.split("/")
+    if not _BUCKET.fullmatch(bucket):
+        # What stands before an @ may be a credential, so the location is not repeated.
+        shown = "s3://...@..." if "@" in path else location
+        raise StorageError(
+            f"{shown}: no valid bucket name; write s3://bucket/prefix, and give credentials in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        )
+    _adopt_endpoint()
+    environment = frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
+    with _errors_explained(location, "opened"):
+        return _s3(bucket, environment), "/".join([bucket, *filter(None, keys)])
+
+
+# Without a server of its own a bucket's region is asked for over the network: once is enough.
+@lru_cache(maxsize=16)
+def _s3(bucket: str, environment: frozenset[tuple[str, str]]) -> fs.FileSystem:
+    # Small objects are then written in one request instead of three.
+    return fs.FileSystem.from_uri(f"s3://{bucket}?allow_delayed_open=true")[0]
+
+
+def _adopt_endpoint() -> None:
+    """Make the endpoint known to pyarrow, which reads one variable and no file for it.
+
+    It goes into the environment, since Ray's own uploads use pyarrow too and workers get these variables.
+    """
+    if "AWS_ENDPOINT_URL" in os.environ:
+        return
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or _endpoint_of_config_file()
+    if endpoint:
+        os.environ["AWS_ENDPOINT_URL"] = endpoint
+
+
+def _endpoint_of_config_file() -> str | None:
+    if not Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser().is_file():
+        return None  # spares most processes a slow import
+    import botocore.session
+    from botocore.config import Config
+
+    # Unsigned, so that no credentials are looked for.
+    client = botocore.session.get_session().create_client(
+        "s3", config=Config(signature_version=botocore.UNSIGNED)
+    )
+    endpoint = str(client.meta.endpoint_url)
+    return None if ".amazonaws.com" in endpoint else endpoint
+
+
+@contextmanager
+def _errors_explained(location: str, done: str) -> Iterator[None]:
+    """Turn what a file system raises into a StorageError with the location and the remedy."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, pa.ArrowInvalid) as error:
+        code = re.search(r"AWS Error (\w+)", str(error))
+        if location.startswith("s3://") and (code or "resolving region" in str(error)):
+            # S3's own words may quote the request and with it a key, so only its code is repeated.
+            problem = _explain_s3(location, code.group(1) if code else "NO_SUCH_BUCKET")
+            raise StorageError(f"{location}: cannot be {done}: {problem}") from None
+        remedy = (
+            "; choose another storage path or mend its permissions" if done in ("written", "deleted") else ""
+        )
+        raise StorageError(f"{location}: cannot be {done} ({error}){remedy}") from error
+
+
+def _explain_s3(location: str, code: str) -> str:
+    bucket = location.removeprefix("s3://").split("/")[0]
+    # An endpoint may carry a user and a password before an @.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS").split("@")[-1]
+    if code == "NETWORK_CONNECTION":
+        return f"no answer from {endpoint}; check that it runs, and AWS_ENDPOINT_URL"
+    if code == "NO_SUCH_BUCKET":
+        return f"{endpoint} has no bucket '{bucket}'; create it, or correct the location"
+    if code in _REFUSALS:
+        return (
+            f"{endpoint} refused the credentials ({code}); check AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and their permissions for the bucket '{bucket}'"
+        )
+    return f"{endpoint} answered {code}; check the location and the server's log, and try again"
+
+
+def _check_bucket(location: str) -> None:
+    """Raise for a missing bucket; servers and pyarrow tell it apart from a missing key only here."""
+    if location.startswith("s3://"):
+        filesystem, path = open_location(location)
+        with _errors_explained(location, "found"):
+            found = filesystem.get_file_info(path.split("/")[0]).type
+        if found == fs.FileType.NotFound:
+            raise StorageError(f"{location}: cannot be found: {_explain_s3(location, 'NO_SUCH_BUCKET')}")
+
+
+def _file_type(location: str) -> fs.FileType:
+    filesystem, path = open_location(location)
+    with _errors_explained(location, "found"):
+        found = filesystem.get_file_info(path).type
+    if found == fs.FileType.NotFound:
+        _check_bucket(location)
+    return found
 
 
 def exists(location: str) -> bool:
-    """Whether a file or a folder is there."""
+    """Whether a file or a folder is there.
+
+    Raises:
+        StorageError: when that cannot be told: a missing bucket, refused credentials, no server.
+    """
+    return bool(_file_type(location) != fs.FileType.NotFound)
+
+
+def is_file(location: str) -> bool:
+    """Whether a file is there; raises as ``exists`` does."""
+    return bool(_file_type(location) == fs.FileType.File)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file in a listing."""
+
+    location: str
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """When it was last written, in nanoseconds since 1970; to the second on S3."""
+
+
+def list_entries(location: str) -> list[FileEntry]:
+    """All files below a folder, sorted by plain string order; empty when the folder is missing.
+
+    Raises:
+        StorageError: when the folder cannot be listed.
+    """
     filesystem, path = open_location(location)
-    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+    prefix = "s3://" if location.startswith("s3://") else ""
+    with _errors_explained(location, "listed"):
+        try:
+            infos = filesystem.get_file_info(selector)
+        except NotADirectoryError:
+            infos = []  # a file; S3 lists nothing below one
+    if not infos:
+        _check_bucket(location)
+    entries = [
+        FileEntry(prefix + info.path, info.size, info.mtime_ns)
+        for info in infos
+        if info.type == fs.FileType.File
+    ]
+    # Neither servers nor disks are to be relied on for an order.
+    return sorted(entries, key=lambda entry: entry.location)
 
 
 def list_files(location: str, suffix: str = "") -> list[str]:
-    """All files below a folder, sorted by plain string order; empty when the folder is missing."""
-    filesystem, path = open_location(location)
-    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
-    prefix = "s3://" if isinstance(filesystem, fs.S3FileSystem) else ""
-    infos = filesystem.get_file_info(selector)
-    return sorted(prefix + i.path for i in infos if i.type == fs.FileType.File and i.path.endswith(suffix))
+    """The locations of ``list_entries``, those that end in the suffix."""
+    return [entry.location for entry in list_entries(location) if entry.location.endswith(suffix)]
 
 
 def read_bytes(location: str) -> bytes:
@@ -66,11 +222,8 @@ def read_bytes(location: str) -> bytes:
         StorageError: when the file is missing or cannot be read.
     """
     filesystem, path = open_location(location)
-    try:
-        with filesystem.open_input_file(path) as stream:
-            return stream.read()
-    except OSError as error:
-        raise StorageError(f"{location}: cannot be read ({error})") from error
+    with _errors_explained(location, "read"), filesystem.open_input_file(path) as stream:
+        return stream.read()
 
 
 def write_bytes(location: str, data: bytes) -> None:
@@ -79,21 +232,40 @@ def write_bytes(location: str, data: bytes) -> None:
     Raises:
         StorageError: when the location cannot be written.
     """
+    write_chunks(location, [data])
+
+
+def write_chunks(location: str, chunks: Iterable[bytes]) -> None:
+    """Write a file whole, as ``write_bytes`` does, from content that need not fit in memory.
+
+    What the chunks' own iteration raises passes through, and no file is left.
+
+    Raises:
+        StorageError: when the location cannot be written.
+    """
     filesystem, path = open_location(location)
     # An S3 object appears when its upload completes; a local file must be renamed into place.
     local = isinstance(filesystem, fs.LocalFileSystem)
     target = f"{path}.{uuid.uuid4().hex}.tmp" if local else path
-    try:
+    with _errors_explained(location, "written"):
         if local:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-        with filesystem.open_output_stream(target) as stream:
-            stream.write(data)
-        if local:
-            os.replace(target, path)
-    except OSError as error:
-        raise StorageError(
-            f"{location}: cannot be written ({error}); choose another storage path or mend its permissions"
-        ) from error
+        stream = filesystem.open_output_stream(target)
+    try:
+        for chunk in chunks:
+            with _errors_explained(location, "written"):
+                stream.write(chunk)
+        with _errors_explained(location, "written"):
+            stream.close()
+            if local:
+                os.replace(target, path)
+    except BaseException:
+        # Closing is the only way to give a stream up, and on S3 it completes the upload.
+        with suppress(OSError):
+            stream.close()
+        with suppress(OSError):
+            filesystem.delete_file(target)
+        raise
 
 
 def read_json(location: str) -> Any:
@@ -120,10 +292,8 @@ def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
 
 def _read_parquet(location: str, columns: list[str] | None) -> pa.Table:
     filesystem, path = open_location(location)
-    try:
+    with _errors_explained(location, "read"):
         return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
-    except OSError as error:
-        raise StorageError(f"{location}: cannot be read ({error})") from error
 
 
 def read_images(index: pa.Table) -> list[bytes]:
@@ -136,7 +306,7 @@ def read_images(index: pa.Table) -> list[bytes]:
 @lru_cache(maxsize=32)
 def _row_group_images(location: str, group: int) -> pa.ChunkedArray:
     filesystem, path = open_location(location)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    with _errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
         return parquet.read_row_group(group, columns=["image"])["image"]
 
 
@@ -163,7 +333,7 @@ def download_folder(location: str, local: Path) -> Path:
     if not files:
         raise StorageError(f"{location}: nothing to download here")
     shutil.rmtree(local, ignore_errors=True)
-    root = location.split("://")[-1] if "://" in location else os.path.abspath(os.path.expanduser(location))
+    _, root = open_location(location)
     for file in files:
         target = local / file.split("://")[-1].removeprefix(root.rstrip("/") + "/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,11 +341,19 @@ def download_folder(location: str, local: Path) -> Path:
     return local
 
 
+def delete_file(location: str) -> None:
+    """Remove a file; nothing happens when it is missing."""
+    filesystem, path = open_location(location)
+    with _errors_explained(location, "deleted"), suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
 def delete_folder(location: str) -> None:
     """Remove a folder and what is in it; nothing happens when it is missing."""
-    filesystem, path = open_location(location)
-    if filesystem.get_file_info(path).type == fs.FileType.Directory:
-        filesystem.delete_dir(path)
+    if _file_type(location) == fs.FileType.Directory:
+        filesystem, path = open_location(location)
+        with _errors_explained(location, "deleted"):
+            filesystem.delete_dir(path)
 
 
 def check_writable(location: str) -> None:
@@ -184,7 +362,8 @@ def check_writable(location: str) -> None:
     Raises:
         StorageError: when the location cannot be written.
     """
+    # Some servers would create a missing bucket, and a misspelt one is not to be created.
+    _check_bucket(location)
     probe = join(location, f".write-test-{uuid.uuid4().hex}")
     write_bytes(probe, b"")
-    filesystem, path = open_location(probe)
-    filesystem.delete_file(path)
+    delete_file(probe)

@@ -10,7 +10,7 @@ import ray.data
 from ray.exceptions import GetTimeoutError
 from ray.util import ActorPool
 
-from rdmldg_ray.config import Config
+from rdmldg_ray.config import Config, EnginesConfig
 from rdmldg_ray.engines.engine import Engine, LoadReport, Request
 from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
 from rdmldg_ray.storage import join, read_images, read_table
@@ -32,7 +32,7 @@ class EnginePool:
         actor = ray.remote(
             num_cpus=engines.cpus_per_engine,
             num_gpus=engines.gpus_per_engine,
-            runtime_env={"env_vars": {} if on_gpu else _cpu_environment(engines.cpu_kv_cache_gib)},
+            runtime_env={"env_vars": {} if on_gpu else _cpu_environment(engines)},
         )(Engine)
         self._actors: list[Any] = [actor.remote(config, class_names) for _ in range(engines.num_engines)]
 
@@ -101,8 +101,13 @@ def _with_images(rows: pa.Table) -> pa.Table:
     return pa.table({"id": rows["id"], "image": pa.array(read_images(rows), pa.binary())})
 
 
-def _cpu_environment(kv_cache_gib: int) -> dict[str, str]:
-    return {"VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib), "VLLM_TARGET_DEVICE": "cpu"}
+def _cpu_environment(engines: EnginesConfig) -> dict[str, str]:
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(engines.cpu_kv_cache_gib),
+        # By itself vLLM binds its threads to the node's first cores, and so would the next engine there.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(max(1, int(engines.cpus_per_engine))),
+    }
 
 
 def _totals(resources: dict[str, float]) -> str:
