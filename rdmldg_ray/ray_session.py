@@ -13,7 +13,8 @@ from rdmldg_ray.config import Config
 
 # 127.0.0.1 would be rewritten to the network card's address; the rest of 127/8 is left alone.
 _LOOPBACK = "127.0.0.2"
-_STORAGE_VARIABLES = ("AWS_", "HF_")
+_CARRIED = ("AWS_", "HF_")
+_SECRET = ("KEY", "SECRET", "TOKEN")
 
 
 @contextmanager
@@ -58,8 +59,16 @@ def _use_private_token(path: Path) -> None:
 
 
 def _worker_environment(config: Config) -> dict[str, str]:
-    """What workers on any node need and do not inherit from the driver."""
-    chosen = {k: v for k, v in os.environ.items() if k.startswith(_STORAGE_VARIABLES)}
+    """What workers on any node need and do not inherit from the driver.
+
+    Endpoint and region, but no secrets: whoever sees the dashboard sees these. Workers of a cluster
+    started here inherit the driver's credentials; elsewhere nodes have a role or secrets of their own.
+    """
+    chosen = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_CARRIED) and not any(word in name for word in _SECRET)
+    }
     chosen["TOKENIZERS_PARALLELISM"] = "false"
     if config.workers.gpus_per_worker == 0:
         chosen["DS_ACCELERATOR"] = "cpu"
