@@ -3,15 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The stamp holds the pins that .venv was made from; other pins, another .venv.
-STAMP := $(VENV)/.requirements-cpu.txt
+# A copy of the pins that .venv was made from: other pins, another .venv.
+PINS := $(VENV)/requirements-cpu.txt
 
 .PHONY: demo test lint clean setup
 
 demo: setup
 	$(BIN)/rdmldg demo
 
-test: setup lint
+test: lint
 	$(BIN)/python -m pytest
 
 lint: setup
@@ -19,16 +19,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-setup: $(STAMP)
-
 # --no-deps because the pins are the full set, and because some packages name dependencies that are
 # not wanted on a CPU (torchvision has no build that fits torch's CPU build).
-$(STAMP): requirements-cpu.txt pyproject.toml
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps -r requirements-cpu.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	cp requirements-cpu.txt $(STAMP)
+setup:
+	@cmp -s requirements-cpu.txt $(PINS) || { \
+		set -e; \
+		echo "installing the pinned packages into $(VENV) (3 GB, a few minutes)"; \
+		rm -rf $(VENV); \
+		$(PYTHON) -m venv $(VENV); \
+		$(BIN)/pip install --quiet --no-deps -r requirements-cpu.txt; \
+		$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .; \
+		cp requirements-cpu.txt $(PINS); \
+	}
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rdmldg_ray.config import Config, ConfigError, dump_config, load_config, parse_config
+from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
+from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
+from rdmldg_ray.domainbed.ingest import is_ingested, read_rejects
+from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan, plan_ingest
 from rdmldg_ray.domainbed.samples import (
     DatasetInfo,
     chains_location,
@@ -23,7 +28,10 @@ from rdmldg_ray.domainbed.samples import (
 )
 from rdmldg_ray.errors import user_mistake
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
+from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.pipeline import Pipeline
+from rdmldg_ray.progress import progress_bar
+from rdmldg_ray.report.ingest import class_notes, ingest_table
 from rdmldg_ray.report.samples import print_samples
 from rdmldg_ray.report.tables import domain_table, held_out_domains, percent, summary_table, time_table
 from rdmldg_ray.storage import (
@@ -88,8 +96,9 @@ def evaluate(
     with _mistakes_explained(debug):
         config = _config(recipe, overrides, storage)
         adapter = _absolute(adapter) if adapter else None
-        if adapter and not exists(join(adapter, "adapter_config.json")):
-            raise ValueError(f"{adapter}: no adapter_config.json here; give the folder that a training left")
+        for file in ("adapter_config.json", PARITY_FILE):
+            if adapter and not exists(join(adapter, file)):
+                raise ValueError(f"{adapter}: no {file} here; give the folder that a training left")
         info = _dataset(config)
         pipeline = Pipeline(config, info, console)
         table = Table(title=f"{adapter or config.model.path}: accuracy, %")
@@ -160,6 +169,39 @@ def export(
         console.print(f"{out}: {config.model.path} with {adapter}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def ingest(
+    source: Annotated[
+        str, typer.Argument(help="Folder, .zip or .tar of <environment>/<class>/<file>; local or s3://.")
+    ],
+    dataset: Annotated[str, typer.Option(help="pacs, vlcs, officehome, terraincognita, iconbed or custom.")],
+    name: Annotated[str, typer.Option(help="What a custom data set is called on storage.")] = "custom",
+    storage: Storage = None,
+    max_rejects: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of files that may be rejected.")
+    ] = DEFAULT_MAX_REJECTS,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a data set of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be read, and stop.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Bring a data set to storage: checked against the catalogue, bad images rejected and listed."""
+    with _mistakes_explained(debug):
+        config = Config(storage=_absolute(storage or Config().storage))
+        wanted = name if dataset == "custom" else get_dataset(dataset).name
+        with console.status("listing the source"):
+            plan = plan_ingest(_absolute(source), config.storage, wanted, max_rejects)
+        if dry_run:
+            _print_ingest(plan, None)
+        elif is_ingested(plan):
+            _print_ingest(plan, read_dataset_info(config.storage, wanted))
+            console.print(f"{wanted} is on storage already; nothing to do", highlight=False)
+        else:
+            check_writable(config.storage)
+            with _connected(config), progress_bar(console, "images") as bar:
+                info = ingest_dataset(plan, replace, bar.update)
+            _print_ingest(plan, info)
+
+
 @contextmanager
 def _mistakes_explained(debug: bool) -> Iterator[None]:
     """End a user's mistake with its message and exit code 2; let all else pass."""
@@ -203,7 +245,7 @@ def _run(config: Config, dry_run: bool) -> None:
         return _print_plan(config)
     info = _dataset(config)
     chains = chains_location(config.storage, info.name, config.data.chains)
-    if not list_files(chains, ".parquet"):
+    if config.mtct.weights.reasoning > 0 and not list_files(chains, ".parquet"):
         raise ConfigError(f"data.chains: no chains of '{config.data.chains}' in {chains}")
     pipeline = Pipeline(config, info, console)
     pipeline.prepare()
@@ -223,6 +265,7 @@ def _print_plan(config: Config) -> None:
     )
     console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
     pipeline = Pipeline(config, info, console)
+    pipeline.check_settings()
     remaining = pipeline.remaining()
     table = Table(title=f"plan of run '{config.name}' at {pipeline.location}")
     table.add_column("stage")
@@ -246,6 +289,29 @@ def _print_results(pipeline: Pipeline) -> None:
     console.print(f"outputs: {pipeline.location}", highlight=False, soft_wrap=True)
     for stage in pipeline.stages:
         console.print(f"  {stage.name}/", highlight=False)
+
+
+def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> None:
+    """What an ingest did; without ``info``, what it would do."""
+    root, name = plan.target.root, plan.target.name
+    found = {domain: len(files) for domain, files in plan.layout.environments.items()}
+    rejects = read_rejects(root, name)["domain"].to_pylist() if info else [None] * len(plan.rejects)
+    known = DATASETS.get(name)
+    literature = dict(zip(known.environments, known.counts, strict=True)) if known and known.counts else {}
+    title = f"{known.title if known else name} from {plan.source.location}"
+    console.print(
+        ingest_table(
+            title if info else f"{title}, not read yet",
+            info.counts if info else found,
+            Counter(rejects),
+            literature,
+            known.num_images if known else None,
+        )
+    )
+    for note in class_notes(len(plan.target.classes), plan.layout.missing_classes()):
+        console.print(note, highlight=False)
+    if info and rejects:
+        console.print(f"rejects and their reasons: {plan.target.rejects()}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

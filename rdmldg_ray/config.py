@@ -206,7 +206,6 @@ class Config(_Section):
         "rdmldg-store", description="Local path or s3://bucket/prefix for data sets and runs."
     )
     seed: Annotated[int, Field(ge=0)] = 0
-    scheduling_timeout_s: Positive = Field(600, description="Wait for the cluster before a stage gives up.")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -215,6 +214,19 @@ class Config(_Section):
     workers: WorkersConfig = WorkersConfig()
     engines: EnginesConfig = EnginesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Self:
+        for name, tokens in (
+            ("sarr.max_new_tokens", self.sarr.max_new_tokens),
+            ("evaluation.max_new_tokens", self.evaluation.max_new_tokens),
+        ):
+            if tokens >= self.model.max_length:
+                raise ValueError(
+                    f"{name} {tokens} leaves no room for the prompt in "
+                    f"model.max_length {self.model.max_length}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

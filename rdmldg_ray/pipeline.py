@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from rdmldg_ray.chains.attach import attach_chains
+from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig, dump_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from rdmldg_ray.engines.pool import EnginePool
 
 Kind = Literal["mtct", "generate", "train", "evaluate"]
+
+
+_FREE_SETTINGS = ("storage", "model.max_length", "workers.cpus_per_worker", "workers.max_failures")
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Pipeline:
         self.stages = plan_stages(config, info)
         self.location = join(config.storage, "runs", config.name)
         self.state_location = join(self.location, "state.json")
+        self.config_location = join(self.location, "config.yaml")
         self._pool: EnginePool | None = None
         self._served: str | None = None
 
@@ -142,22 +147,29 @@ class Pipeline:
         return str(images), ""
 
     def prepare(self) -> None:
-        """Record the config, or check that it is the one the run was started with.
+        """Record the config of a new run; check that of an old one, as ``check_settings`` does."""
+        self.check_settings()
+        if not exists(self.config_location):
+            write_bytes(self.config_location, dump_config(self.config).encode())
+
+    def check_settings(self) -> None:
+        """Check that the run, where it exists, was started with the same settings.
+
+        Settings that change no result, such as the number of engines, may change.
 
         Raises:
-            ConfigError: when the run exists with other settings.
+            ConfigError: when others differ.
         """
-        location = join(self.location, "config.yaml")
-        if not exists(location):
-            write_bytes(location, dump_config(self.config).encode())
+        if not exists(self.config_location):
             return
-        before = _flatten(yaml.safe_load(read_bytes(location)))
-        now = _flatten(yaml.safe_load(dump_config(self.config)))
-        changed = sorted(
-            k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k != "storage"
+        # A setting that is younger than the run had its default.
+        before = _flatten(Config().model_dump(mode="json")) | _flatten(
+            yaml.safe_load(read_bytes(self.config_location))
         )
+        now = _flatten(self.config.model_dump(mode="json"))
+        changed = [key for key in now if before[key] != now[key] and not _free(key)]
         if changed:
-            lines = [f"  {key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
+            lines = [f"  {key}: was {before[key]!r}, now {now[key]!r}" for key in changed]
             raise ConfigError(
                 "\n".join(
                     [
@@ -225,8 +237,11 @@ class Pipeline:
         return take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
 
     def _teacher_set(self, stage: Stage) -> pa.Table:
+        samples = self._source_index(stage.held_out, "in")
+        if self.config.mtct.weights.reasoning == 0:  # labels only
+            return _with_constants(samples, {"chain": ""})
         location = chains_location(self.config.storage, self.info.name, self.config.data.chains)
-        return attach_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
+        return attach_chains(samples, read_table(location), location)
 
     def _own_set(self, stage: Stage) -> pa.Table:
         location = join(self.location, stage.held_out, stage.model, "kept")
@@ -260,7 +275,10 @@ class Pipeline:
                 adapter,
                 seed=self.config.seed + stage.round,
             )
-        return {"samples": len(training_set)}
+        left_out = count_samples(self.config, self.info, stage) - len(training_set)
+        if left_out:
+            self.console.print(f"  {left_out} images have no kept chain and took no part", highlight=False)
+        return {"samples": len(training_set), "without_chain": left_out}
 
     def _generate(self, stage: Stage) -> dict[str, Any]:
         from rdmldg_ray.sarr.sampling import sample_until_accepted, summarize_round
@@ -269,11 +287,15 @@ class Pipeline:
         delete_folder(location)  # what an interrupted attempt left
         samples = self._source_index(stage.held_out, "in")
         pool = self._serve(self._adapter(stage.held_out, stage.round - 1))
+        origin = {
+            "prompt_version": PROMPT_VERSION,
+            "model": Stage(stage.held_out, "train", stage.round - 1).name,
+        }
         parts: list[pa.Table] = []
 
         def write(candidates: pa.Table) -> None:
-            write_table(join(location, f"part-{len(parts):05d}.parquet"), candidates)
-            parts.append(candidates)
+            parts.append(_with_constants(candidates, origin))
+            write_table(join(location, f"part-{len(parts) - 1:05d}.parquet"), parts[-1])
 
         with progress_bar(self.console, "chains") as bar:
             sample_until_accepted(
@@ -305,10 +327,7 @@ class Pipeline:
             rows = take_part(target, self.info, part, data.trial_seed, data.holdout_fraction)
             parts.append((rows, part, True))
         return pa.concat_tables(
-            rows.append_column("part", pa.array([part] * len(rows))).append_column(
-                "held_out", pa.array([target] * len(rows))
-            )
-            for rows, part, target in parts
+            _with_constants(rows, {"part": part, "held_out": target}) for rows, part, target in parts
         )
 
     def _serve(self, adapter: str | None) -> "EnginePool":
@@ -326,6 +345,17 @@ class Pipeline:
                 f"  engines ready ({report.how}, {report.seconds:.1f} s{parity})", highlight=False
             )
         return self._pool
+
+
+def _free(key: str) -> bool:
+    """Whether a setting changes how a run goes but not what comes out."""
+    return key in _FREE_SETTINGS or (key.startswith("engines.") and key != "engines.dtype")
+
+
+def _with_constants(table: pa.Table, values: dict[str, Any]) -> pa.Table:
+    for name, value in values.items():
+        table = table.append_column(name, pa.array([value] * len(table)))
+    return table
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -28,7 +28,8 @@ def ray_session(config: Config) -> Iterator[str]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     own = "RAY_ADDRESS" not in os.environ
     with tempfile.TemporaryDirectory(prefix="rdmldg-") as folder:
-        if own and "RAY_AUTH_MODE" not in os.environ:
+        own_token = own and "RAY_AUTH_MODE" not in os.environ
+        if own_token:
             _use_private_token(Path(folder) / "token")
         import ray
         from ray.data import DataContext
@@ -49,6 +50,8 @@ def ray_session(config: Config) -> Iterator[str]:
             yield f"{context.address_info['session_dir']}/logs" if own else "with the cluster's own"
         finally:
             ray.shutdown()
+            if own_token:
+                del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
 
 
 def _use_private_token(path: Path) -> None:

@@ -5,6 +5,7 @@ credentials of S3 come from the usual AWS environment variables and files, and f
 no message repeats them.
 """
 
+import io
 import json
 import os
 import re
@@ -21,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-
+# Each read from S3 is a request.
+_READ_AHEAD = 1024 * 1024
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 _REFUSALS = (
     "ACCESS_DENIED",
@@ -114,6 +116,8 @@ def _errors_explained(location: str, done: str) -> Iterator[None]:
     except StorageError:
         raise
     except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, FileNotFoundError):
+            _check_bucket(location)
         code = re.search(r"AWS Error (\w+)", str(error))
         if location.startswith("s3://") and (code or "resolving region" in str(error)):
             # S3's own words may quote the request and with it a key, so only its code is repeated.
@@ -128,7 +132,7 @@ def _errors_explained(location: str, done: str) -> Iterator[None]:
 def _explain_s3(location: str, code: str) -> str:
     bucket = location.removeprefix("s3://").split("/")[0]
     # An endpoint may carry a user and a password before an @.
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS").split("@")[-1]
+    endpoint = re.sub(r"//[^/]*@", "//", os.environ.get("AWS_ENDPOINT_URL", "AWS"))
     if code == "NETWORK_CONNECTION":
         return f"no answer from {endpoint}; check that it runs, and AWS_ENDPOINT_URL"
     if code == "NO_SUCH_BUCKET":
@@ -210,6 +214,12 @@ def list_entries(location: str) -> list[FileEntry]:
     return sorted(entries, key=lambda entry: entry.location)
 
 
+def folder_prefix(location: str) -> str:
+    """What the locations of all files below a folder begin with in a listing."""
+    _, path = open_location(location)
+    return ("s3://" if location.startswith("s3://") else "") + path.rstrip("/") + "/"
+
+
 def list_files(location: str, suffix: str = "") -> list[str]:
     """The locations of ``list_entries``, those that end in the suffix."""
     return [entry.location for entry in list_entries(location) if entry.location.endswith(suffix)]
@@ -224,6 +234,17 @@ def read_bytes(location: str) -> bytes:
     filesystem, path = open_location(location)
     with _errors_explained(location, "read"), filesystem.open_input_file(path) as stream:
         return stream.read()
+
+
+def open_input(location: str) -> io.BufferedReader:
+    """A file to read and to seek in, in steps of at least ``_READ_AHEAD`` bytes.
+
+    Raises:
+        StorageError: when the file is missing or cannot be opened.
+    """
+    filesystem, path = open_location(location)
+    with _errors_explained(location, "read"):
+        return io.BufferedReader(filesystem.open_input_file(path), _READ_AHEAD)
 
 
 def write_bytes(location: str, data: bytes) -> None:
@@ -250,7 +271,8 @@ def write_chunks(location: str, chunks: Iterable[bytes]) -> None:
     with _errors_explained(location, "written"):
         if local:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-        stream = filesystem.open_output_stream(target)
+        # By default a name that ends in .gz would have its content compressed once more.
+        stream = filesystem.open_output_stream(target, compression=None)
     try:
         for chunk in chunks:
             with _errors_explained(location, "written"):
@@ -296,6 +318,18 @@ def _read_parquet(location: str, columns: list[str] | None) -> pa.Table:
         return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
 
 
+@contextmanager
+def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose metadata is read and whose columns are to be chosen.
+
+    Raises:
+        StorageError: when it is missing or cannot be read.
+    """
+    filesystem, path = open_location(location)
+    with _errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        yield parquet
+
+
 def read_images(index: pa.Table) -> list[bytes]:
     """The encoded images that rows point at with ``file``, ``row_group`` and ``row``, in their order."""
     places = zip(*(index[name].to_pylist() for name in ("file", "row_group", "row")), strict=True)
@@ -305,8 +339,7 @@ def read_images(index: pa.Table) -> list[bytes]:
 # A batch takes rows from all over a data set; keeping the last few row groups spares most reads.
 @lru_cache(maxsize=32)
 def _row_group_images(location: str, group: int) -> pa.ChunkedArray:
-    filesystem, path = open_location(location)
-    with _errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    with open_parquet(location) as parquet:
         return parquet.read_row_group(group, columns=["image"])["image"]
 
 
@@ -333,9 +366,8 @@ def download_folder(location: str, local: Path) -> Path:
     if not files:
         raise StorageError(f"{location}: nothing to download here")
     shutil.rmtree(local, ignore_errors=True)
-    _, root = open_location(location)
     for file in files:
-        target = local / file.split("://")[-1].removeprefix(root.rstrip("/") + "/")
+        target = local / file.removeprefix(folder_prefix(location))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(read_bytes(file))
     return local

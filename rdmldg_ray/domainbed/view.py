@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rdmldg_ray.domainbed.samples import DatasetInfo, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.storage import StorageError, list_files, open_location
+from rdmldg_ray.storage import StorageError, list_files, open_parquet
 
 _METADATA = ["id", "label", "label_id", "domain", "index"]
 
@@ -35,27 +34,36 @@ def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Tab
         files = list_files(folder, ".parquet")
         if not files:
             raise StorageError(f"{folder}: no Parquet files here; write the data set again")
-        tables += [_index_file(file) for file in files]
+        found = [_index_file(file) for file in files]
+        if sum(map(len, found)) != info.counts[domain]:
+            raise StorageError(
+                f"{folder}: holds {sum(map(len, found))} samples, and dataset.json tells of "
+                f"{info.counts[domain]}; write the data set again"
+            )
+        tables += found
     return pa.concat_tables(tables)
 
 
 def take_part(
     index: pa.Table, info: DatasetInfo, part: Literal["in", "out"], trial_seed: int, holdout_fraction: float
 ) -> pa.Table:
-    """The rows in DomainBed's ``in`` part (80 %) or ``out`` part (20 %) of each domain."""
+    """The rows in DomainBed's ``in`` part (80 %) or ``out`` part (20 %) of each domain.
+
+    DomainBed splits what ImageFolder lists, readable or not: so does this, and rows that an ingest
+    rejected are missing from their part.
+    """
     chosen = []
     for number, domain in enumerate(info.environments):
         rows = index.filter(pa.compute.equal(index["domain"], domain))
         if len(rows):
-            kept, held = split_indices(len(rows), trial_seed, number, holdout_fraction)
+            kept, held = split_indices(info.size(domain), trial_seed, number, holdout_fraction)
             wanted = pa.array(kept if part == "in" else held)
             chosen.append(rows.filter(pa.compute.is_in(rows["index"], wanted)))
     return pa.concat_tables(chosen)
 
 
 def _index_file(location: str) -> pa.Table:
-    filesystem, path = open_location(location)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    with open_parquet(location) as parquet:
         sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
         table = parquet.read(columns=_METADATA)
     groups = [group for group, size in enumerate(sizes) for _ in range(size)]

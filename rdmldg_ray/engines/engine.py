@@ -15,7 +15,7 @@ from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.storage import download_folder
 
 if TYPE_CHECKING:
-    from rdmldg_ray.models.prompts import PathwayPrompts
+    from rdmldg_ray.chains.pathways import PathwayPrompts
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Engine:
 
     def generate(self, batch: pa.Table, request: Request) -> pa.Table:
         """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``."""
-        from rdmldg_ray.models.prompts import decode_image
+        from rdmldg_ray.images import decode_image
 
         assert self.prompts is not None
         prompt = self.prompts.direct_text if request.pathway == "direct" else self.prompts.reasoning_text
@@ -113,7 +113,7 @@ class Engine:
         """Log-probability, in nats, of each token of given chains: rows of ``id``, ``image``, ``chain``."""
         from vllm import SamplingParams
 
-        from rdmldg_ray.models.prompts import decode_image
+        from rdmldg_ray.images import decode_image
 
         assert self.prompts is not None
         targets = [self.prompts.target_ids(chain) for chain in batch["chain"].to_pylist()]
@@ -142,8 +142,8 @@ class Engine:
     def _start(self) -> None:
         from vllm import LLM
 
+        from rdmldg_ray.chains.pathways import PathwayPrompts
         from rdmldg_ray.models.loading import load_processor
-        from rdmldg_ray.models.prompts import PathwayPrompts
 
         engines = self.config.engines
         on_gpu = engines.gpus_per_engine > 0

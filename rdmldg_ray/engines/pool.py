@@ -50,7 +50,7 @@ class EnginePool:
         except GetTimeoutError:
             engines = self.config.engines
             raise TimeoutError(
-                f"engines did not start in {timeout} s: asked for {engines.num_engines} x "
+                f"engines were not ready in {timeout} s: asked for {engines.num_engines} x "
                 f"{engines.cpus_per_engine} CPU and {engines.gpus_per_engine} GPU; the cluster has "
                 f"{_totals(ray.cluster_resources())}, of it free {_totals(ray.available_resources())}; "
                 "raise engines.start_timeout_s, or ask for less"
@@ -60,11 +60,8 @@ class EnginePool:
 
     def _check_parity(self, location: str) -> float:
         known = read_table(location)
-        batch = known.select(["id", "chain"]).append_column(
-            "image", pa.array(read_images(known), pa.binary())
-        )
         tolerance = parity_tolerance(self.config.engines)
-        scores = ray.get([actor.score_chains.remote(batch) for actor in self._actors])
+        scores = ray.get([actor.score_chains.remote(known) for actor in self._actors])
         return max(check_parity(known, found, tolerance) for found in scores)
 
     def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]:

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from ray.data.collate_fn import ArrowBatchCollateFn
 
+from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config import PathwayWeights
-from rdmldg_ray.models.prompts import PathwayPrompts, decode_image
+from rdmldg_ray.images import decode_image
 from rdmldg_ray.mtct.augment import augment_image
 from rdmldg_ray.mtct.layout import Branch, Layout, lay_out
 from rdmldg_ray.mtct.loss import DIRECT, REASONING
@@ -49,6 +50,7 @@ class MtctCollator(ArrowBatchCollateFn):
         augment: str,
         seed: int,
         max_length: int,
+        first_step: int = 0,
     ):
         self.prompts = prompts
         self.weights = weights
@@ -56,9 +58,13 @@ class MtctCollator(ArrowBatchCollateFn):
         self.augment = augment
         self.seed = seed
         self.max_length = max_length
+        self.first_step = first_step
 
     def __call__(self, batch: pa.Table) -> StepBatch:  # type: ignore[override]  # Ray allows any type
         """A batch of one row, as ``mtct.stream`` makes it."""
+        step = batch["step"][0].as_py()
+        if step < self.first_step:  # done before the stage was interrupted
+            return StepBatch(step, batch["rank"][0].as_py(), batch["epoch"][0].as_py(), [])
         [row] = batch.to_pylist()
         whole = list(range(len(row["id"])))
         return StepBatch(

@@ -18,11 +18,12 @@ import torch
 import torch.distributed as dist
 from transformers import get_scheduler
 
+from rdmldg_ray.chains.pathways import PathwayPrompts
+from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.loading import add_lora, load_adapter, load_base, load_processor
 from rdmldg_ray.models.parity import PARITY_FILE
-from rdmldg_ray.models.prompts import PathwayPrompts, decode_image
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
@@ -90,7 +91,8 @@ class Worker:
 
     def _initialize_deepspeed(self) -> Any:
         training = self.job.training
-        on_gpu = torch.cuda.is_available()
+        # As configured, not as seen: Ray does not hide a node's GPUs from workers that asked for none.
+        on_gpu = self.job.config.workers.gpus_per_worker > 0
         deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
         settings = {
             "train_micro_batch_size_per_gpu": training.micro_batch_size,
@@ -112,9 +114,9 @@ class Worker:
 
         def schedule(optimizer: Any) -> Any:
             warmup = round(training.warmup_ratio * total)
-            return get_scheduler(
-                training.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=total
-            )
+            # transformers' plain "constant" would ignore the warm-up.
+            name = "constant_with_warmup" if training.schedule == "constant" else training.schedule
+            return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
         engine, *_ = deepspeed.initialize(
             model=self.model, model_parameters=self.trainable, config=settings, lr_scheduler=schedule
@@ -131,6 +133,7 @@ class Worker:
             config.data.augment,
             self.job.seed,
             config.model.max_length,
+            first_step,
         )
         shard = ray.train.get_dataset_shard("train")
         for batch in shard.iter_torch_batches(batch_size=1, prefetch_batches=2, collate_fn=collate):
@@ -212,22 +215,22 @@ class Worker:
 
     def _known_logprobs(self) -> pa.Table:
         """The parity set with the log-probability of each chain token; all ranks take part."""
-        known = self.job.parity_set
-        ids = known["id"].to_pylist()
-        images = [decode_image(*pair) for pair in zip(ids, read_images(known), strict=True)]
-        encoded = self.prompts.encode(images)
-        tail = self.prompts.reasoning_tail
-        branches = [
-            [Branch(REASONING, tail, self.prompts.target_ids(chain))] for chain in known["chain"].to_pylist()
-        ]
-        layout = lay_out(encoded.prefixes, branches, self.prompts.processor.tokenizer.pad_token_id)
+        samples = self.job.parity_set
+        known = samples.select(["id", "chain"])
+        known = known.append_column("image", pa.array(read_images(samples), pa.binary()))
         self.engine.eval()
         with torch.no_grad():
-            logits = self._logits(MicroBatch(ids, layout, encoded.model_inputs)).float()
-        targets = layout.targets.to(logits.device)
-        scores = logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
-        logprobs = [row[keep].tolist() for row, keep in zip(scores, targets >= 0, strict=True)]
+            logprobs = [self._chain_logprobs(**row) for row in known.to_pylist()]
         return known.append_column("logprobs", pa.array(logprobs))
+
+    def _chain_logprobs(self, id: str, chain: str, image: bytes) -> list[float]:
+        encoded = self.prompts.encode([decode_image(id, image)])
+        branch = Branch(REASONING, self.prompts.reasoning_tail, self.prompts.target_ids(chain))
+        layout = lay_out(encoded.prefixes, [[branch]], self.prompts.processor.tokenizer.pad_token_id)
+        logits = self._logits(MicroBatch([id], layout, encoded.model_inputs)).float()
+        targets = layout.targets.to(logits.device)
+        scores: list[float] = logits.log_softmax(-1).gather(2, targets[..., None]).flatten().tolist()
+        return scores
 
     def _write_outputs(self, known: pa.Table) -> None:
         stage3 = self.job.config.workers.zero_stage == 3
@@ -275,6 +278,7 @@ class _Clock:
             "tokens_per_s": self.tokens / elapsed,
             "data_wait_share": self.waited / elapsed,
             "eta_s": elapsed / (done - self.first) * (total - done),
+            "resumed_at": self.first,
         }
 
 

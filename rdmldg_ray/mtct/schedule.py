@@ -49,7 +49,7 @@ class BatchPlan:
         plan = cls(
             num_samples, num_workers, training.epochs, training.batch_size, training.micro_batch_size, seed
         )
-        smallest = num_samples // plan.steps_per_epoch if num_samples else 0
+        smallest = num_samples // plan.steps_per_epoch
         needed = num_workers * plan.accumulation
         if smallest < needed:
             raise ValueError(
@@ -62,7 +62,7 @@ class BatchPlan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return -(-self.num_samples // self.batch_size)
+        return max(1, -(-self.num_samples // self.batch_size))
 
     @property
     def total_steps(self) -> int:
@@ -72,7 +72,8 @@ class BatchPlan:
     @property
     def accumulation(self) -> int:
         """Forward passes of each worker in an optimizer step."""
-        return -(-self.batch_size // (self.num_workers * self.micro_batch_size))
+        largest = -(-self.num_samples // self.steps_per_epoch)
+        return max(1, -(-largest // (self.num_workers * self.micro_batch_size)))
 
     def step_size(self, step: int) -> int:
         """Samples in an optimizer step, over all workers."""

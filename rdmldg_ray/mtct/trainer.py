@@ -12,6 +12,7 @@ from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import training_stream
+from rdmldg_ray.storage import delete_file, exists, join, read_bytes, write_bytes
 
 _RAY_TRAIN_FOLDER = "checkpoints"
 
@@ -43,7 +44,7 @@ def train_stage(
     workers = config.workers
     plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
     job = TrainJob(
-        config, training, plan, class_names, stage, adapter, seed, parity_set=training_set[:PARITY_PAIRS]
+        config, training, plan, class_names, stage, adapter, seed, parity_set=_spread(training_set)
     )
     on_gpu = workers.gpus_per_worker > 0
     resources = {"CPU": workers.cpus_per_worker}
@@ -65,11 +66,35 @@ def train_stage(
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    trainer.fit()
+    delete_file(_mistake(stage))
+    try:
+        trainer.fit()
+    finally:
+        if exists(_mistake(stage)):
+            raise ValueError(read_bytes(_mistake(stage)).decode())
+
+
+def _spread(training_set: pa.Table) -> pa.Table:
+    """Pairs from all over the training set, so that they show several domains and classes."""
+    pairs = min(PARITY_PAIRS, len(training_set))
+    return training_set.take([number * len(training_set) // pairs for number in range(pairs)])
+
+
+def _mistake(stage: str) -> str:
+    return join(stage, "mistake.txt")
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
     # Only the workers pay for importing DeepSpeed and transformers.
     from rdmldg_ray.mtct.loop import Worker
 
-    Worker(settings["job"]).run()
+    job: TrainJob = settings["job"]
+    # Ray Train starts failed workers again, which mends a lost node but not an image that does not
+    # decode; so a mistake is written down, and whoever starts after it ends at once.
+    if exists(_mistake(job.stage)):
+        return
+    try:
+        Worker(job).run()
+    except ValueError as error:
+        write_bytes(_mistake(job.stage), str(error).encode())
+        raise

@@ -13,7 +13,7 @@ MODULES = {"vision": "vision_model", "connector": "connector", "decoder": "text_
 
 @pytest.fixture(scope="module")
 def inputs(prompts, png):
-    from rdmldg_ray.models.prompts import decode_image
+    from rdmldg_ray.images import decode_image
 
     return dict(
         prompts.processor(
@@ -116,7 +116,8 @@ def test_plain_transformers_reads_a_merged_export_with_the_same_outputs(
 
 
 def test_a_merged_export_has_the_bases_processor_and_end_of_turn(adapted, random_base, inputs, tmp_path, png):
-    from rdmldg_ray.models.prompts import PathwayPrompts, decode_image
+    from rdmldg_ray.chains.pathways import PathwayPrompts
+    from rdmldg_ray.images import decode_image
 
     adapted.save_pretrained(tmp_path / "adapter")
     save_merged(random_base, tmp_path / "adapter", FLOAT32, tmp_path / "merged")

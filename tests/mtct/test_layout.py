@@ -97,7 +97,7 @@ def shared_losses(model, micro):
 
 def plain_nll(model, prompts, row, pathway_text, target_text):
     """-log p of each target token in a causal sequence of its own, through the processor alone."""
-    from rdmldg_ray.models.prompts import decode_image
+    from rdmldg_ray.images import decode_image
 
     image = decode_image(row["id"], row["image"])
     inputs = dict(prompts.processor(text=[pathway_text], images=[[image]], return_tensors="pt"))

@@ -1,30 +1,13 @@
 """From image, question and options to model inputs, the same for trainer and engine."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rdmldg_ray.chains.prompts import direct_prompt, reasoning_prompt
-
-
-def decode_image(sample_id: str, data: bytes) -> Image.Image:
-    """Encoded bytes to an upright RGB image.
-
-    Raises:
-        ValueError: when the bytes are no image; the message names the sample.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # a decoder fed with broken bytes fails in many ways; all say the same
-        raise ValueError(
-            f"{sample_id}: the image does not decode ({error}); ingest the data set again, "
-            "which rejects and lists such rows"
-        ) from error
 
 
 def render_prompt(processor: Any, text: str) -> str:

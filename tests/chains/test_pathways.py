@@ -1,9 +1,7 @@
-import io
-
 import pytest
-from PIL import Image
 
-from rdmldg_ray.models.prompts import PathwayPrompts, decode_image, render_prompt
+from rdmldg_ray.chains.pathways import PathwayPrompts, render_prompt
+from rdmldg_ray.images import decode_image
 
 CLASS_LISTS = [["dog", "cat"], ["sea_animal", "Real World", "a"], ["x"], [f"class {n}" for n in range(65)]]
 
@@ -58,32 +56,3 @@ def test_an_answer_ends_with_the_end_of_the_turn_and_reads_back(prompts, process
         ids = prompts.target_ids(text)
         assert ids[-1] == processor.tokenizer.eos_token_id
         assert processor.tokenizer.decode(ids[:-1]) == text
-
-
-def encoded(image, format="PNG", **settings):
-    sink = io.BytesIO()
-    image.save(sink, format, **settings)
-    return sink.getvalue()
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA"])
-def test_any_kind_of_image_becomes_rgb(mode):
-    assert decode_image("a", encoded(Image.new(mode, (5, 3)))).mode == "RGB"
-
-
-def test_a_photo_taken_sideways_is_turned_upright():
-    image = Image.new("RGB", (5, 3))
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
-    upright = decode_image("a", encoded(image, exif=exif))
-    assert upright.size == (3, 5)
-    assert upright.getpixel((2, 0)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("data", [b"", b"no image", encoded(Image.effect_noise((64, 64), 50))[:-400]])
-def test_what_does_not_decode_names_the_sample_and_the_remedy(data):
-    with pytest.raises(
-        ValueError, match=r"^d/a\.png: the image does not decode .* ingest the data set again"
-    ):
-        decode_image("d/a.png", data)

@@ -1,0 +1,143 @@
+"""What an ingest will do: which files become samples, in which order, and in which parts."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from rdmldg_ray import storage
+from rdmldg_ray.domainbed.layout import Layout, find_layout
+from rdmldg_ray.domainbed.samples import PART, dataset_location, samples_location
+from rdmldg_ray.domainbed.sources import Reject, Source, SourceFile, open_source
+
+DEFAULT_MAX_REJECTS = 0.01
+
+# Part of a plan's hash: raise it when the same files are to be laid down in another way.
+_LAYOUT_VERSION = "1"
+_SHARD_BYTES = 32 * 1024 * 1024
+_SHARD_FILES = 2048
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REJECTS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The files of one part, a run of a domain's files in ImageFolder order."""
+
+    domain: str
+    number: int
+    """Of the part within the domain, from 0."""
+    first: int
+    """Index of the first file within the domain."""
+    files: Sequence[SourceFile]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where parts are written, and what they need to know of the data set."""
+
+    root: str
+    name: str
+    classes: tuple[str, ...]
+    prefix: str
+    """Of paths in the source, before the environment."""
+
+    def part(self, shard: Shard) -> str:
+        """Where a shard's samples are written."""
+        return storage.join(samples_location(self.root, self.name, shard.domain), PART.format(shard.number))
+
+    def rejects(self, shard: Shard | None = None) -> str:
+        """Where a shard's rejects are written; without a shard, the folder of all of them."""
+        folder = storage.join(dataset_location(self.root, self.name), "rejects")
+        return folder if shard is None else storage.join(folder, shard.domain, PART.format(shard.number))
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest will do."""
+
+    source: Source
+    target: Target
+    layout: Layout
+    rejects: Sequence[Reject]
+    """Files that are rejected unread."""
+    shards: Sequence[Shard]
+    content: str
+    """Hash of the listing."""
+    max_rejects: float
+
+    @property
+    def num_files(self) -> int:
+        """Files of the source, those rejected unread included."""
+        return sum(map(len, self.layout.environments.values())) + len(self.rejects)
+
+
+def plan_ingest(
+    location: str, root: str, dataset: str, max_rejects: float = DEFAULT_MAX_REJECTS
+) -> IngestPlan:
+    """List a source and plan its ingest; writes nothing.
+
+    Args:
+        location: a folder, a zip or a tar of ``<environment>/<class>/<file>``, local or on S3.
+        dataset: a name of the catalogue, whose folders are then checked, or any other.
+        max_rejects: largest share of files that may be rejected, between 0 and 1.
+
+    Raises:
+        ValueError: when the source is not such a tree, or not the data set of that name.
+    """
+    if not _NAME.fullmatch(dataset):
+        raise ValueError(f"'{dataset}' is no name for a data set; use letters, digits and . _ -")
+    source = open_source(location)
+    files, unread = source.list()
+    layout = find_layout(location, files, dataset)
+    rejects = [*unread, *layout.rejects]
+    digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{dataset}\n{layout.prefix}\n".encode())
+    for environment in layout.environments.values():
+        for file in environment:
+            digest.update(f"{file.path}\0{file.size}\0{file.stamp}\n".encode())
+    for reject in sorted(rejects, key=lambda reject: (reject.path, reject.reason)):
+        digest.update(f"{reject.path}\0{reject.reason}\n".encode())
+    plan = IngestPlan(
+        source=source,
+        target=Target(root, dataset, layout.classes, layout.prefix),
+        layout=layout,
+        rejects=rejects,
+        shards=list(_shards(layout)),
+        content=digest.hexdigest(),
+        max_rejects=max_rejects,
+    )
+    check_rejects(plan, len(rejects), (reject.message for reject in rejects))
+    return plan
+
+
+def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> None:
+    """Stop an ingest of which too much is rejected.
+
+    Raises:
+        ValueError: when the rejected files are more than the allowed share; it names the first few.
+    """
+    if rejected <= plan.max_rejects * plan.num_files:
+        return
+    shown = [f"  {message}" for message in islice(messages, _REJECTS_SHOWN)]
+    raise ValueError(
+        "\n".join(
+            [
+                f"{plan.source.location}: {rejected} of {plan.num_files} files are rejected, more than the "
+                f"share of {plan.max_rejects:g} that is allowed:",
+                *shown,
+                "mend or remove them, or raise the share (--max-rejects)",
+            ]
+        )
+    )
+
+
+def _shards(layout: Layout) -> Iterator[Shard]:
+    for domain, files in layout.environments.items():
+        number = first = size = 0
+        for place, file in enumerate(files):
+            if place > first and (size + file.size > _SHARD_BYTES or place - first >= _SHARD_FILES):
+                yield Shard(domain, number, first, files[first:place])
+                number, first, size = number + 1, place, 0
+            size += file.size
+        yield Shard(domain, number, first, files[first:])
