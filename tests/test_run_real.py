@@ -1,6 +1,7 @@
 """The whole method on a small real data set: Ray, DeepSpeed and vLLM, nothing replaced."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import mini
 import pytest
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rdmldg_ray.config import Config, load_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
@@ -161,3 +162,50 @@ def _start_and_kill(storage: str, reached) -> None:
     time.sleep(1)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_an_engine_that_does_not_compute_what_was_trained_is_stopped(unbroken, tmp_path):
+    from rdmldg_ray.engines.pool import EnginePool
+    from rdmldg_ray.models.parity import ParityError
+
+    trained = Path(unbroken.location, HELD_OUT, "mtct", "adapter")
+    pool = EnginePool(unbroken.config, list(unbroken.info.classes))
+    try:
+        report = pool.load(str(trained))
+        assert report.how == "start"
+        assert report.parity < 1e-3
+        for name, broken in (("no-vision", _without_vision), ("permuted", _permuted)):
+            adapter = shutil.copytree(trained, tmp_path / name)
+            weights = load_file(adapter / "adapter_model.safetensors")
+            save_file(broken(weights), adapter / "adapter_model.safetensors")
+            with pytest.raises(ParityError, match="does not compute what was trained"):
+                pool.load(str(adapter))
+        assert pool.load(str(trained)).how == "reload"
+    finally:
+        pool.close()
+    # The same weights under another prompt.
+    other = EnginePool(unbroken.config, list(reversed(unbroken.info.classes)))
+    try:
+        with pytest.raises(ParityError, match="check that engine and trainer use the same base, prompts"):
+            other.load(str(trained))
+    finally:
+        other.close()
+
+
+def _without_vision(weights):
+    return {name: w * 0 if "vision_model" in name else w for name, w in weights.items()}
+
+
+def _permuted(weights):
+    """Each decoder layer gets the next one's adapter, as after a wrong renaming of modules."""
+    layers = sorted({name.split("layers.")[1].split(".")[0] for name in weights if "text_model" in name})
+    following = dict(zip(layers, layers[1:] + layers[:1], strict=True))
+
+    def source(name: str) -> str:
+        if "text_model" not in name:
+            return name
+        head, tail = name.split("layers.")
+        layer, rest = tail.split(".", 1)
+        return f"{head}layers.{following[layer]}.{rest}"
+
+    return {name: weights[source(name)].clone() for name in weights}

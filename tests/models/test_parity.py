@@ -29,9 +29,7 @@ def test_not_a_number_is_a_disagreement():
 
 
 def test_chains_of_different_length_mean_different_tokenizers():
-    with pytest.raises(
-        ParityError, match="b: the trainer.s chain has 1 tokens, the engine.s 2"
-    ):
+    with pytest.raises(ParityError, match=r"b: the trainer.s chain has 1 tokens, the engine.s 2"):
         check_parity(KNOWN, [[-1.0, -2.0], [-3.0, 0.0]], tolerance=1.0)
 
 
