@@ -132,6 +132,11 @@ class Engine:
             chains.append([found[token].logprob for found, token in zip(positions, target, strict=True)])
         return chains
 
+    def stop(self) -> None:
+        """End vLLM's own processes, which would otherwise notice the actor's end only later."""
+        if self.llm:
+            self.llm.llm_engine.engine_core.shutdown()
+
     def _merge(self, adapter: str, folder: Path) -> Path:
         from rdmldg_ray.models.loading import save_merged
 

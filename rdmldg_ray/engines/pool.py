@@ -16,6 +16,7 @@ from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
 from rdmldg_ray.storage import join, read_images, read_table
 
 _READ_CPUS = 0.25
+_STOP_TIMEOUT_S = 30
 
 
 class EnginePool:
@@ -89,6 +90,8 @@ class EnginePool:
 
     def close(self) -> None:
         """End the engines and free what they hold."""
+        stopped = [actor.stop.remote() for actor in self._actors]
+        ray.wait(stopped, num_returns=len(stopped), timeout=_STOP_TIMEOUT_S)
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
