@@ -30,6 +30,7 @@ SETTINGS = [
     "mtct.micro_batch_size=8",
     "mtct.checkpoint_every=4",
     "sarr.max_attempts=3",
+    "sarr.temperatures=[0.3, 0.6]",
     "sarr.training.epochs=1",
     "sarr.training.batch_size=8",
     "sarr.training.micro_batch_size=4",
