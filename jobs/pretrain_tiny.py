@@ -36,7 +36,7 @@ def main() -> None:
         default=Path.home() / ".cache/rdmldg_ray/tiny",
         help="folder for pictures and checkpoints (1 GB)",
     )
-    parser.add_argument("--vision-steps", type=int, default=4500, help="steps of 128 drawings")
+    parser.add_argument("--vision-steps", type=int, default=2600, help="steps of 128 drawings")
     parser.add_argument("--join-steps", type=int, default=1600, help="steps of 32 drawings, four tasks each")
     parser.add_argument("--workers", type=int, default=2, help="processes, one on each core")
     parser.add_argument("--until", choices=("pictures", "vision", "join"), default="join")

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rdmldg_ray.chains.export import export_chains
+from rdmldg_ray.chains.importing import import_chains
 from rdmldg_ray.config import Config, ConfigError, dump_config, load_config, parse_config
 from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
 from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
@@ -49,6 +51,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+chains_app = typer.Typer(help="Chains in and out.", no_args_is_help=True)
+app.add_typer(chains_app, name="chains")
 console = Console()
 
 Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file.")]
@@ -200,6 +204,46 @@ def ingest(
             with _connected(config), progress_bar(console, "images") as bar:
                 info = ingest_dataset(plan, replace, bar.update)
             _print_ingest(plan, info)
+
+
+@chains_app.command("export")
+def chains_export(
+    location: Annotated[str, typer.Argument(help="An empty or new folder, local or s3://.")],
+    dataset: Annotated[str, typer.Option(help="A data set on storage.")],
+    source: Annotated[str, typer.Option(help="The teacher whose chains are written.")] = "rules",
+    form: Annotated[
+        Literal["sharegpt", "huggingface"],
+        typer.Option(help="JSONL that LLaMA-Factory reads, or a folder for Hugging Face datasets."),
+    ] = "sharegpt",
+    rejected: Annotated[bool, typer.Option("--rejected", help="Write rejected chains too.")] = False,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """Write a teacher's chains with their images, for other tools."""
+    with _mistakes_explained(debug):
+        root, target = _absolute(storage or Config().storage), _absolute(location)
+        check_writable(target)
+        with console.status("writing"):
+            count = export_chains(root, dataset, source, target, form, only_kept=not rejected)
+        console.print(f"{count} chains of {source} in {target}", highlight=False, soft_wrap=True)
+
+
+@chains_app.command("import")
+def chains_import(
+    location: Annotated[str, typer.Argument(help="A .jsonl or .parquet file, or a folder of such files.")],
+    dataset: Annotated[str, typer.Option(help="The data set on storage that the chains belong to.")],
+    source: Annotated[str, typer.Option(help="The name they get, for data.chains.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the source's chains.")] = False,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """Check chains that were made elsewhere, and write them as a teacher's."""
+    with _mistakes_explained(debug):
+        root = _absolute(storage or Config().storage)
+        counts = import_chains(_absolute(location), root, dataset, source, replace)
+        there = chains_location(root, dataset, source)
+        found = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        console.print(f"{counts.total()} chains in {there}: {found}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

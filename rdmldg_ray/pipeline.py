@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
+from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig, dump_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
@@ -101,7 +102,7 @@ def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:
     data = config.data
     sizes = {}
     for number, domain in enumerate(info.environments):
-        kept, held = split_indices(info.counts[domain], data.trial_seed, number, data.holdout_fraction)
+        kept, held = split_indices(info.size(domain), data.trial_seed, number, data.holdout_fraction)
         sizes[domain] = (len(kept), len(held))
     part = 1 if stage.kind == "evaluate" else 0
     sources = sum(size[part] for domain, size in sizes.items() if domain != stage.held_out)
@@ -230,18 +231,22 @@ class Pipeline:
 
     # What a stage may see: source domains for training and generation, all of them for evaluation.
 
+    def _sources(self, held_out: str) -> list[str]:
+        return [domain for domain in self.info.environments if domain != held_out]
+
     def _source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
         data = self.config.data
-        sources = [domain for domain in self.info.environments if domain != held_out]
-        index = sample_index(self.config.storage, self.info, sources)
+        index = sample_index(self.config.storage, self.info, self._sources(held_out))
         return take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
 
     def _teacher_set(self, stage: Stage) -> pa.Table:
         samples = self._source_index(stage.held_out, "in")
         if self.config.mtct.weights.reasoning == 0:  # labels only
             return _with_constants(samples, {"chain": ""})
-        location = chains_location(self.config.storage, self.info.name, self.config.data.chains)
-        return attach_chains(samples, read_table(location), location)
+        teacher = self.config.data.chains
+        location = chains_location(self.config.storage, self.info.name, teacher)
+        chains = read_chains(self.config.storage, self.info.name, teacher, self._sources(stage.held_out))
+        return attach_chains(samples, chains, location)
 
     def _own_set(self, stage: Stage) -> pa.Table:
         location = join(self.location, stage.held_out, stage.model, "kept")

@@ -26,6 +26,8 @@ def ray_session(config: Config) -> Iterator[str]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    # Fractions of a core are meant; Ray need not warn that more workers than cores run.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
     own = "RAY_ADDRESS" not in os.environ
     with tempfile.TemporaryDirectory(prefix="rdmldg-") as folder:
         own_token = own and "RAY_AUTH_MODE" not in os.environ

@@ -10,30 +10,27 @@ import json
 import os
 import re
 import shutil
+import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from rdmldg_ray import s3
+
 # Each read from S3 is a request.
 _READ_AHEAD = 1024 * 1024
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
-_REFUSALS = (
-    "ACCESS_DENIED",
-    "EXPIRED_TOKEN",
-    "INVALID_ACCESS_KEY_ID",
-    "INVALID_CLIENT_TOKEN_ID",
-    "MISSING_AUTHENTICATION_TOKEN",
-    "SIGNATURE_DOES_NOT_MATCH",
-    "UNRECOGNIZED_CLIENT",
-)
+_MAX_OPENED = 256
 
 
 class StorageError(ValueError):
@@ -62,50 +59,20 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
             f"{location}: unknown scheme '{scheme}://'; use a local path or s3://bucket/prefix"
         )
     bucket, *keys = path.split("/")
-    if not _BUCKET.fullmatch(bucket):
+    if not s3.BUCKET.fullmatch(bucket):
         # What stands before an @ may be a credential, so the location is not repeated.
         shown = "s3://...@..." if "@" in path else location
         raise StorageError(
             f"{shown}: no valid bucket name; write s3://bucket/prefix, and give credentials in the "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
         )
-    _adopt_endpoint()
-    environment = frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
     with _errors_explained(location, "opened"):
-        return _s3(bucket, environment), "/".join([bucket, *filter(None, keys)])
+        return s3.connect(bucket), "/".join([bucket, *filter(None, keys)])
 
 
-# Without a server of its own a bucket's region is asked for over the network: once is enough.
-@lru_cache(maxsize=16)
-def _s3(bucket: str, environment: frozenset[tuple[str, str]]) -> fs.FileSystem:
-    # Small objects are then written in one request instead of three.
-    return fs.FileSystem.from_uri(f"s3://{bucket}?allow_delayed_open=true")[0]
-
-
-def _adopt_endpoint() -> None:
-    """Make the endpoint known to pyarrow, which reads one variable and no file for it.
-
-    It goes into the environment, since Ray's own uploads use pyarrow too and workers get these variables.
-    """
-    if "AWS_ENDPOINT_URL" in os.environ:
-        return
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or _endpoint_of_config_file()
-    if endpoint:
-        os.environ["AWS_ENDPOINT_URL"] = endpoint
-
-
-def _endpoint_of_config_file() -> str | None:
-    if not Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser().is_file():
-        return None  # spares most processes a slow import
-    import botocore.session
-    from botocore.config import Config
-
-    # Unsigned, so that no credentials are looked for.
-    client = botocore.session.get_session().create_client(
-        "s3", config=Config(signature_version=botocore.UNSIGNED)
-    )
-    endpoint = str(client.meta.endpoint_url)
-    return None if ".amazonaws.com" in endpoint else endpoint
+def as_uri(location: str) -> str:
+    """A location for a library that parses it as a URI, as Ray Train does: spaces and the like escaped."""
+    return f"s3://{quote(location.removeprefix('s3://'))}" if location.startswith("s3://") else location
 
 
 @contextmanager
@@ -121,28 +88,12 @@ def _errors_explained(location: str, done: str) -> Iterator[None]:
         code = re.search(r"AWS Error (\w+)", str(error))
         if location.startswith("s3://") and (code or "resolving region" in str(error)):
             # S3's own words may quote the request and with it a key, so only its code is repeated.
-            problem = _explain_s3(location, code.group(1) if code else "NO_SUCH_BUCKET")
+            problem = s3.explain(location, code.group(1) if code else "NO_SUCH_BUCKET")
             raise StorageError(f"{location}: cannot be {done}: {problem}") from None
         remedy = (
             "; choose another storage path or mend its permissions" if done in ("written", "deleted") else ""
         )
         raise StorageError(f"{location}: cannot be {done} ({error}){remedy}") from error
-
-
-def _explain_s3(location: str, code: str) -> str:
-    bucket = location.removeprefix("s3://").split("/")[0]
-    # An endpoint may carry a user and a password before an @.
-    endpoint = re.sub(r"//[^/]*@", "//", os.environ.get("AWS_ENDPOINT_URL", "AWS"))
-    if code == "NETWORK_CONNECTION":
-        return f"no answer from {endpoint}; check that it runs, and AWS_ENDPOINT_URL"
-    if code == "NO_SUCH_BUCKET":
-        return f"{endpoint} has no bucket '{bucket}'; create it, or correct the location"
-    if code in _REFUSALS:
-        return (
-            f"{endpoint} refused the credentials ({code}); check AWS_ACCESS_KEY_ID and "
-            f"AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and their permissions for the bucket '{bucket}'"
-        )
-    return f"{endpoint} answered {code}; check the location and the server's log, and try again"
 
 
 def _check_bucket(location: str) -> None:
@@ -152,7 +103,7 @@ def _check_bucket(location: str) -> None:
         with _errors_explained(location, "found"):
             found = filesystem.get_file_info(path.split("/")[0]).type
         if found == fs.FileType.NotFound:
-            raise StorageError(f"{location}: cannot be found: {_explain_s3(location, 'NO_SUCH_BUCKET')}")
+            raise StorageError(f"{location}: cannot be found: {s3.explain(location, 'NO_SUCH_BUCKET')}")
 
 
 def _file_type(location: str) -> fs.FileType:
@@ -331,16 +282,51 @@ def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_images(index: pa.Table) -> list[bytes]:
-    """The encoded images that rows point at with ``file``, ``row_group`` and ``row``, in their order."""
-    places = zip(*(index[name].to_pylist() for name in ("file", "row_group", "row")), strict=True)
-    return [_row_group_images(file, group)[row].as_py() for file, group, row in places]
+    """The encoded images that rows point at with ``file``, ``row_group`` and ``row``, in their order.
+
+    Each row group is read once. Files are kept open and are taken to be what they were: parts of a data
+    set do not change.
+
+    Raises:
+        StorageError: when a file cannot be read.
+    """
+    wanted: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    columns = (index[name].to_pylist() for name in ("file", "row_group", "row"))
+    for position, (file, group, row) in enumerate(zip(*columns, strict=True)):
+        wanted[file, group].append((row, position))
+    images = [b""] * len(index)
+    for places, group_images in zip(wanted.values(), _readers().map(_read_group, wanted), strict=True):
+        for row, position in places:
+            images[position] = group_images[row].as_py()
+    return images
 
 
-# A batch takes rows from all over a data set; keeping the last few row groups spares most reads.
-@lru_cache(maxsize=32)
-def _row_group_images(location: str, group: int) -> pa.ChunkedArray:
+# A batch takes rows from all over a data set, and each is a request to S3 that is mostly waiting.
+@lru_cache(maxsize=1)
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(8, thread_name_prefix="read-images")
+
+
+_opened = threading.local()
+
+
+def _read_group(place: tuple[str, int]) -> pa.ChunkedArray:
+    location, group = place
+    # A reader is for one thread at a time.
+    files: dict[str, pq.ParquetFile] = _opened.__dict__.setdefault("files", {})
+    with _errors_explained(location, "read"):
+        if location not in files:
+            if len(files) >= _MAX_OPENED:
+                files.clear()
+            filesystem, path = open_location(location)
+            files[location] = pq.ParquetFile(path, metadata=_metadata(location), filesystem=filesystem)
+        return files[location].read_row_group(group, columns=["image"])["image"]
+
+
+@lru_cache(maxsize=4096)
+def _metadata(location: str) -> pq.FileMetaData:
     with open_parquet(location) as parquet:
-        return parquet.read_row_group(group, columns=["image"])["image"]
+        return parquet.metadata
 
 
 def write_table(location: str, table: pa.Table) -> None:

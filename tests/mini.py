@@ -6,17 +6,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rdmldg_ray.chains.store import write_chains
 from rdmldg_ray.domainbed.samples import (
     CHAIN_SCHEMA,
     RULES,
     SAMPLE_SCHEMA,
-    chains_location,
     dataset_location,
     iconbed_file,
     iconbed_samples,
-    samples_location,
+    write_samples,
 )
-from rdmldg_ray.storage import join, write_json, write_table
+from rdmldg_ray.storage import join, write_json
 
 NAME = "mini"
 DOMAINS = ("flat", "paint", "sketch")
@@ -29,9 +29,8 @@ def write_mini(root: str) -> None:
     samples = iconbed_samples()
     chains = pq.read_table(io.BytesIO(iconbed_file("chains.parquet"))).to_pylist()
     texts = {row["id"]: row for row in chains}
-    chain_rows = []
     for domain in DOMAINS:
-        rows = []
+        rows, chain_rows = [], []
         for number, label in enumerate(CLASSES):
             wanted = (pc.field("domain") == domain) & (pc.field("label") == label)
             rows += [row | {"label_id": number} for row in samples.filter(wanted).to_pylist()[:PER_CLASS]]
@@ -51,9 +50,8 @@ def write_mini(root: str) -> None:
                 }
             )
         table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
-        write_table(join(samples_location(root, NAME, domain), "part-00000.parquet"), table)
-    chains_table = pa.Table.from_pylist(chain_rows, schema=CHAIN_SCHEMA)
-    write_table(join(chains_location(root, NAME, RULES), "part-00000.parquet"), chains_table)
+        write_samples(root, NAME, domain, 0, table)
+        write_chains(root, NAME, RULES, domain, pa.Table.from_pylist(chain_rows, schema=CHAIN_SCHEMA))
     counts = dict.fromkeys(DOMAINS, PER_CLASS * len(CLASSES))
     info = {"name": NAME, "environments": DOMAINS, "classes": CLASSES, "counts": counts}
     write_json(join(dataset_location(root, NAME), "dataset.json"), info)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config import ConfigError, load_config
-from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, samples_location
+from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.pipeline import Pipeline, Stage, count_samples, plan_stages
 from rdmldg_ray.storage import read_table, write_table
@@ -166,6 +166,8 @@ def iconbed(store, info, tmp_path_factory):
     root = tmp_path_factory.mktemp("without_paint")
     shutil.copytree(Path(store) / "datasets", root / "datasets")
     shutil.rmtree(samples_location(str(root), info.name, "paint"))
+    shutil.rmtree(index_location(str(root), info.name, "paint"))
+    shutil.rmtree(chains_location(str(root), info.name, "rules", "paint"))
     settings = load_config("demo", ["data.held_out=paint"]).model_copy(update={"storage": str(root)})
     return Pipeline(settings, info, Console(quiet=True))
 

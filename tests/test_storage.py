@@ -4,6 +4,7 @@ import traceback
 import pyarrow as pa
 import pytest
 import s3_server
+from pyarrow import fs
 
 from rdmldg_ray import storage
 from rdmldg_ray.storage import StorageError, join
@@ -250,6 +251,14 @@ def test_credentials_in_a_location_are_refused_and_not_repeated():
         storage.exists("s3:///a")
 
 
+def test_a_uri_leads_libraries_to_the_same_place(s3_root):
+    name = join(s3_root, "Real World/a#1%20.txt")
+    storage.write_bytes(name, b"x")
+    filesystem, path = fs.FileSystem.from_uri(storage.as_uri(name))
+    assert filesystem.open_input_file(path).read() == b"x"
+    assert storage.as_uri("/local/Real World") == "/local/Real World"
+
+
 def test_slashes_too_many_do_not_matter(s3_root):
     storage.write_bytes(s3_root + "//a///b", b"x")
     assert names(s3_root) == ["a/b"]
@@ -261,6 +270,7 @@ def test_the_endpoint_may_come_from_the_other_usual_places(s3_root, monkeypatch,
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     if where == "AWS_ENDPOINT_URL_S3":
         monkeypatch.setenv(where, endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # for other services
     else:
         # Credentials from the file too, as a user has them.
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -100,14 +100,6 @@ class Batches:
         }
 
 
-def visible(segments: torch.Tensor) -> torch.Tensor:
-    """Who sees whom: bool [batch, 1, length, length], from the segment of each token [batch, length]."""
-    length = segments.shape[1]
-    query, key = segments.unsqueeze(2), segments.unsqueeze(1)
-    earlier = torch.ones(length, length, dtype=torch.bool).tril()
-    return (earlier & ((key == 0) | (key == query))).unsqueeze(1)
-
-
 def losses_of(
     model: Idefics3ForConditionalGeneration, goals: vision.Goals, batch: dict[str, torch.Tensor], frozen: bool
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -121,7 +113,7 @@ def losses_of(
         embedded = embedded.masked_scatter(where, images.to(embedded.dtype))
         hidden = model.model.text_model(
             inputs_embeds=embedded,
-            attention_mask=visible(batch["segments"]),
+            attention_mask=yardstick.visible(batch["segments"]),
             position_ids=batch["positions"],
             use_cache=False,
         ).last_hidden_state

@@ -24,7 +24,7 @@ from tiny.pictures import Picture
 
 BATCH = 128
 WORD_COUNT = 4  # a keyword must belong to this many drawings to be a goal
-KEPT_PATCHES = 32  # of 64, for most of the training: most patches of a drawing are blank
+KEPT_PATCHES = 40  # of 64, for most of the training: most patches of a drawing are blank
 
 # Unicode's subgroups of faces, people and signs: many drawings, little to learn from.
 _COMMON = (
@@ -168,7 +168,7 @@ def contrast(shared: torch.Tensor, concepts: torch.Tensor, temperature: float = 
     return F.cross_entropy((shared @ shared.T / temperature).masked_fill(alike, -1e4), partner)
 
 
-WEIGHTS = {"concepts": 0.3, "words": 0.2, "teacher": 4.0, "pairs": 2.0}
+WEIGHTS = {"concepts": 0.3, "words": 0.2, "teacher": 4.0, "pairs": 1.0}
 
 
 def weighted_sum(losses: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -193,7 +193,7 @@ def train(
     iconbed: Path,
     cache: Path,
     steps: int,
-    lr: float = 2e-3,
+    lr: float = 1.5e-3,
 ) -> Goals:
     """Run the stage in place, or go on from its checkpoint; returns the goals' heads."""
     rank, world = parallel.rank_and_world()
@@ -217,12 +217,12 @@ def train(
     ahead = ThreadPoolExecutor(1)
     upcoming = ahead.submit(batches, first, rank, world)
     for step in range(first, steps):
-        # Warm up, stay, and fall to nothing in the last third; then also all patches, as at inference.
-        now = lr * min((step + 1) / 150, 1, (steps - step) / steps * 3)
+        # Warm up, stay, and fall to nothing over two thirds; all patches in the end, as at inference.
+        now = lr * min((step + 1) / 150, 1, (steps - step) / steps * 1.5)
         for optim in optims:
             for group in optim.param_groups:
                 group["lr"] = now
-        kept = KEPT_PATCHES if step < 0.7 * steps else None
+        kept = KEPT_PATCHES if step < 0.6 * steps else None
         batch = upcoming.result()
         upcoming = ahead.submit(batches, step + 1, rank, world)
         # bfloat16 matrices are more than twice as fast on a processor that has them (AVX-512 BF16).

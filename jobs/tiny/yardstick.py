@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -84,32 +85,54 @@ def _closure(
     return loss
 
 
-def _prompted(processor: Idefics3Processor, question: str, images: np.ndarray) -> dict[str, torch.Tensor]:
+def _prompted(processor: Idefics3Processor, question: str, images: np.ndarray) -> dict[str, Any]:
     content = [{"type": "image"}, {"type": "text", "text": question}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     shown = [[Image.fromarray(image)] for image in images]
     return dict(processor(text=[prompt] * len(images), images=shown, return_tensors="pt"))
 
 
+def visible(segments: torch.Tensor) -> torch.Tensor:
+    """Who sees whom: bool [batch, 1, length, length], from the segment of each token [batch, length]."""
+    length = segments.shape[1]
+    query, key = segments.unsqueeze(2), segments.unsqueeze(1)
+    earlier = torch.ones(length, length, dtype=torch.bool).tril()
+    return (earlier & ((key == 0) | (key == query))).unsqueeze(1)
+
+
 @torch.inference_mode()
 def zero_shot_direct(
     model: Idefics3ForConditionalGeneration, processor: Idefics3Processor, yard: Yard, batch: int = 64
 ) -> dict[str, float]:
-    """Direct pathway: the class whose name is the likeliest answer, its end of turn included."""
-    names = [display_name(name) + processor.tokenizer.eos_token for name in yard.classes]
+    """Direct pathway: the class whose name is the likeliest answer, its end of turn included.
+
+    All names follow the same prompt in one sequence, each a segment that the others do not see.
+    """
+    end = processor.tokenizer.eos_token
+    names = [processor.tokenizer(display_name(name) + end).input_ids for name in yard.classes]
+    owner = torch.tensor([i for i, name in enumerate(names) for _ in name])
+    offsets = torch.tensor([place for name in names for place in range(len(name))])
+    answers = torch.tensor([token for name in names for token in name])
     right: list[bool] = []
     for start in range(0, len(yard.images), batch):
         images = yard.images[start : start + batch]
         inputs = _prompted(processor, direct_prompt(yard.classes), images)
-        scores = []
-        for name in names:
-            answer = torch.tensor(processor.tokenizer(name).input_ids).expand(len(images), -1)
-            ids = torch.cat([inputs["input_ids"], answer], dim=1)
-            whole = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            logits = model(**whole).logits[:, -answer.shape[1] - 1 : -1].float()
-            scores.append(logits.log_softmax(-1).gather(2, answer.unsqueeze(-1)).sum((1, 2)))
-        best = torch.stack(scores, dim=1).argmax(1)
-        right += (best == yard.labels[start : start + batch]).tolist()
+        length = inputs["input_ids"].shape[1]
+        ids = torch.cat([inputs["input_ids"], answers.expand(len(images), -1)], dim=1)
+        segments = torch.cat([torch.zeros(length, dtype=torch.long), owner + 1])
+        seen = visible(segments.unsqueeze(0)).expand(len(images), -1, -1, -1)
+        whole = inputs | {
+            "input_ids": ids,
+            "attention_mask": torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min),
+            "position_ids": torch.cat([torch.arange(length), length + offsets]).expand(len(images), -1),
+        }
+        logs = model(**whole).logits.float().log_softmax(-1)
+        # A name's first token is predicted at the prompt's end, its others at the token before.
+        places = torch.arange(length, ids.shape[1]) - 1
+        places[offsets == 0] = length - 1
+        each = logs[:, places].gather(2, answers.expand(len(images), -1).unsqueeze(-1)).squeeze(-1)
+        scores = torch.zeros(len(images), len(names)).index_add(1, owner, each)
+        right += (scores.argmax(1) == yard.labels[start : start + batch]).tolist()
     return by_domain(right, yard.domains)
 
 
@@ -122,7 +145,7 @@ def zero_shot_reasoning(
     right: list[bool] = []
     for start in range(0, len(yard.images), batch):
         images = yard.images[start : start + batch]
-        inputs = _prompted(processor, reasoning_prompt(yard.classes), images)
+        inputs: dict[str, Any] = dict(_prompted(processor, reasoning_prompt(yard.classes), images))
         output = model.generate(**inputs, max_new_tokens=_CHAIN_TOKENS, do_sample=False)
         answers = output[:, inputs["input_ids"].shape[1] :]
         texts = processor.tokenizer.batch_decode(answers, skip_special_tokens=True)

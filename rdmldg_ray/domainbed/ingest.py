@@ -3,6 +3,7 @@
 ::
 
     <root>/datasets/<name>/samples/<domain>/part-00000.parquet    SAMPLE_SCHEMA
+    <root>/datasets/<name>/index/<domain>/part-00000.parquet      INDEX_SCHEMA
     <root>/datasets/<name>/rejects/...                            REJECT_SCHEMA
     <root>/datasets/<name>/ingest.json                            which ingest the parts are of
     <root>/datasets/<name>/dataset.json                           written last
@@ -153,7 +154,8 @@ def write_shard(source: Source, target: Target, shard: Shard) -> ShardReport:
     # The part comes last: where it is, its rejects are too.
     if rejects:
         storage.write_table(target.rejects(shard), _reject_table(rejects, shard.domain))
-    write_samples(target.part(shard), pa.Table.from_pylist(samples, schema=SAMPLE_SCHEMA))
+    table = pa.Table.from_pylist(samples, schema=SAMPLE_SCHEMA)
+    write_samples(target.root, target.name, shard.domain, shard.number, table)
     return ShardReport(shard.domain, shard.number, len(samples), len(rejects))
 
 
@@ -193,7 +195,8 @@ def _begin(plan: IngestPlan, replace_other: bool) -> None:
     storage.delete_file(info_file)
     storage.delete_file(_marker(target))
     folder = dataset_location(target.root, target.name)
-    storage.delete_folder(storage.join(folder, "samples"))
+    for stale in ("samples", "index"):
+        storage.delete_folder(storage.join(folder, stale))
     storage.delete_folder(target.rejects())
     storage.delete_file(storage.join(folder, "unpacked.tar"))
     if plan.rejects:

@@ -4,6 +4,7 @@
 
     <root>/datasets/<name>/dataset.json                           written last
     <root>/datasets/<name>/samples/<domain>/part-00000.parquet    SAMPLE_SCHEMA
+    <root>/datasets/<name>/index/<domain>/part-00000.parquet      INDEX_SCHEMA, of the same rows
     <root>/datasets/<name>/chains/<source>/<domain>/part-00000.parquet    CHAIN_SCHEMA
 """
 
@@ -36,6 +37,14 @@ SAMPLE_SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of the image's bytes, hexadecimal
     ]
 )
+# All but the image, and where in the part it lies: what a stage plans with, read in one go.
+INDEX_SCHEMA = pa.schema(
+    [
+        *(column for column in SAMPLE_SCHEMA if column.name != "image"),
+        ("row_group", pa.int32()),
+        ("row", pa.int32()),  # within the row group
+    ]
+)
 CHAIN_SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # the sample's
@@ -50,12 +59,13 @@ CHAIN_SCHEMA = pa.schema(
 )
 RULES = "rules"
 
-# Small groups let several readers share a file, and let one skip what it does not need.
-_ROWS_PER_GROUP = 64
+# A group is what is read for any one of its images, and training takes them in random order; but each
+# group costs about 1 kB of metadata.
+_ROWS_PER_GROUP = 4
 _INFO_FILE = "dataset.json"
 PART = "part-{:05d}.parquet"
 # Part of the content's hash: raise it when the same content is to be laid down in another way.
-_LAYOUT_VERSION = "2"
+_LAYOUT_VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,11 @@ def dataset_location(root: str, name: str) -> str:
 def samples_location(root: str, name: str, domain: str) -> str:
     """The folder of one domain's samples."""
     return storage.join(dataset_location(root, name), "samples", domain)
+
+
+def index_location(root: str, name: str, domain: str) -> str:
+    """The folder of the index of one domain's samples; its files are called as those of the samples."""
+    return storage.join(dataset_location(root, name), "index", domain)
 
 
 def chains_location(root: str, name: str, source: str, domain: str | None = None) -> str:
@@ -143,6 +158,7 @@ def write_iconbed(storage_root: str) -> None:
     # Parts of an earlier content must not stay beside the new one.
     for folder in (
         storage.join(dataset_location(storage_root, name), "samples"),
+        storage.join(dataset_location(storage_root, name), "index"),
         chains_location(storage_root, name, RULES),
     ):
         storage.delete_folder(folder)
@@ -150,7 +166,7 @@ def write_iconbed(storage_root: str) -> None:
     chains = _candidates(pq.read_table(io.BytesIO(packed_chains)))
     for domain in ICONBED.environments:
         rows = samples.filter(pc.field("domain") == domain)
-        write_samples(storage.join(samples_location(storage_root, name, domain), PART.format(0)), rows)
+        write_samples(storage_root, name, domain, 0, rows)
         of_domain = chains.filter(pc.is_in(chains["id"], rows["id"]))
         part = storage.join(chains_location(storage_root, name, RULES, domain), PART.format(0))
         storage.write_table(part, of_domain)
@@ -159,19 +175,26 @@ def write_iconbed(storage_root: str) -> None:
     storage.write_json(info_file, {**asdict(info), "content": content})
 
 
-def write_samples(location: str, samples: pa.Table) -> None:
-    """Write one part of a domain's samples, a table of SAMPLE_SCHEMA, whole."""
+def write_samples(root: str, name: str, domain: str, part: int, samples: pa.Table) -> None:
+    """Write one part of a domain's samples, a table of SAMPLE_SCHEMA, and before it its index."""
     assert samples.schema.equals(SAMPLE_SCHEMA)
-    codecs = {name: "none" if name == "image" else "zstd" for name in SAMPLE_SCHEMA.names}
+    places = [divmod(row, _ROWS_PER_GROUP) for row in range(len(samples))]
+    index = samples.drop_columns(["image"])
+    for place, column in enumerate(("row_group", "row")):
+        index = index.append_column(column, pa.array([where[place] for where in places], pa.int32()))
+    storage.write_table(storage.join(index_location(root, name, domain), PART.format(part)), index)
+    codecs = {column: "none" if column == "image" else "zstd" for column in SAMPLE_SCHEMA.names}
     sink = pa.BufferOutputStream()
     # Images are compressed already, and no two are alike.
     pq.write_table(
         samples,
         sink,
         compression=codecs,
-        use_dictionary=["label", "label_id", "domain"],
+        use_dictionary=False,
+        write_statistics=False,
         row_group_size=_ROWS_PER_GROUP,
     )
+    location = storage.join(samples_location(root, name, domain), PART.format(part))
     storage.write_bytes(location, sink.getvalue().to_pybytes())
 
 

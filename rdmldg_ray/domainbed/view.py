@@ -9,11 +9,11 @@ from typing import Literal
 
 import pyarrow as pa
 
-from rdmldg_ray.domainbed.samples import DatasetInfo, samples_location
+from rdmldg_ray.domainbed.samples import DatasetInfo, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.storage import StorageError, list_files, open_parquet
+from rdmldg_ray.storage import StorageError, join, list_files, read_table
 
-_METADATA = ["id", "label", "label_id", "domain", "index"]
+_COLUMNS = ["id", "label", "label_id", "domain", "index"]
 
 
 def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Table:
@@ -30,11 +30,11 @@ def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Tab
     for domain in domains:
         if domain not in info.environments:
             raise ValueError(f"{info.name} has no domain '{domain}'; it has: {', '.join(info.environments)}")
-        folder = samples_location(root, info.name, domain)
+        folder = index_location(root, info.name, domain)
         files = list_files(folder, ".parquet")
         if not files:
             raise StorageError(f"{folder}: no Parquet files here; write the data set again")
-        found = [_index_file(file) for file in files]
+        found = [_index_part(root, info.name, domain, file) for file in files]
         if sum(map(len, found)) != info.counts[domain]:
             raise StorageError(
                 f"{folder}: holds {sum(map(len, found))} samples, and dataset.json tells of "
@@ -42,6 +42,14 @@ def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Tab
             )
         tables += found
     return pa.concat_tables(tables)
+
+
+def _index_part(root: str, name: str, domain: str, location: str) -> pa.Table:
+    index = read_table(location)
+    part = join(samples_location(root, name, domain), location.rsplit("/", 1)[-1])
+    return index.select([*_COLUMNS, "row_group", "row"]).add_column(
+        len(_COLUMNS), "file", pa.array([part] * len(index), pa.string())
+    )
 
 
 def take_part(
@@ -60,14 +68,3 @@ def take_part(
             wanted = pa.array(kept if part == "in" else held)
             chosen.append(rows.filter(pa.compute.is_in(rows["index"], wanted)))
     return pa.concat_tables(chosen)
-
-
-def _index_file(location: str) -> pa.Table:
-    with open_parquet(location) as parquet:
-        sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
-        table = parquet.read(columns=_METADATA)
-    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
-    rows = [row for size in sizes for row in range(size)]
-    table = table.append_column("file", pa.array([location] * len(groups)))
-    table = table.append_column("row_group", pa.array(groups, pa.int32()))
-    return table.append_column("row", pa.array(rows, pa.int32()))

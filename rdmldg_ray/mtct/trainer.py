@@ -12,7 +12,7 @@ from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import training_stream
-from rdmldg_ray.storage import delete_file, exists, join, read_bytes, write_bytes
+from rdmldg_ray.storage import as_uri, delete_file, exists, join, read_bytes, write_bytes
 
 _RAY_TRAIN_FOLDER = "checkpoints"
 
@@ -61,7 +61,7 @@ def train_stage(
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         run_config=RunConfig(
             name=_RAY_TRAIN_FOLDER,
-            storage_path=stage,
+            storage_path=as_uri(stage),
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),

@@ -64,7 +64,7 @@ def test_ids_are_unique_and_images_unchanged(root):
 def test_files_have_small_row_groups(root):
     for file in storage.list_files(storage.join(samples.dataset_location(root, "iconbed"), "samples")):
         metadata = pq.ParquetFile(file).metadata
-        assert all(metadata.row_group(i).num_rows <= 64 for i in range(metadata.num_row_groups))
+        assert all(metadata.row_group(i).num_rows <= 4 for i in range(metadata.num_row_groups))
 
 
 def test_every_sample_has_a_chain_that_concludes_with_its_label(root):

@@ -1,0 +1,35 @@
+"""Chains on storage, one folder for each domain, so that a held-out domain's are never read."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from rdmldg_ray import storage
+from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, PART, chains_location
+
+
+def read_chains(root: str, name: str, source: str, domains: Sequence[str]) -> pa.Table:
+    """The chains that a source wrote for samples of the given domains; no other file is opened.
+
+    Raises:
+        StorageError: when there are none.
+    """
+    files = [
+        file
+        for domain in domains
+        for file in storage.list_files(chains_location(root, name, source, domain), ".parquet")
+    ]
+    if not files:
+        raise storage.StorageError(
+            f"{chains_location(root, name, source)}: no chains for {', '.join(domains)}; choose another "
+            "source (data.chains), or import or write chains for them"
+        )
+    return pa.concat_tables([storage.read_table(file) for file in files])
+
+
+def write_chains(root: str, name: str, source: str, domain: str, chains: pa.Table) -> None:
+    """Write a source's chains of one domain, a table of CHAIN_SCHEMA, in the place of earlier ones."""
+    assert chains.schema.equals(CHAIN_SCHEMA)
+    folder = chains_location(root, name, source, domain)
+    storage.delete_folder(folder)
+    storage.write_table(storage.join(folder, PART.format(0)), chains)

@@ -1,0 +1,236 @@
+import json
+
+import mini
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from rdmldg_ray import storage
+from rdmldg_ray.chains.export import export_chains
+from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.importing import import_chains
+from rdmldg_ray.chains.prompts import reasoning_prompt
+from rdmldg_ray.chains.store import read_chains, write_chains
+from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, dataset_location
+from rdmldg_ray.storage import StorageError, join
+
+ID = "mini/flat/bird/1F414.png"
+OTHER_ID = "mini/sketch/bird/1F414.png"
+LABEL = "bird"
+FORMS = pytest.mark.parametrize("form", ["sharegpt", "huggingface"])
+
+
+@pytest.fixture
+def written(root):
+    """A root with the small data set, whose chains are both kept and rejected."""
+    mini.write_mini(root)
+    for domain in mini.DOMAINS:
+        rows = read_chains(root, "mini", "rules", [domain]).to_pylist()
+        for row in rows[::3]:
+            rejected = {"candidate": 1, "text": "no chain", "conclusion": None, "kept": False}
+            rows.append(row | rejected | {"reason": "missing_stage"})
+        write_chains(root, "mini", "gpt", domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
+    return root
+
+
+@pytest.fixture
+def local(tmp_path):
+    mini.write_mini(str(tmp_path))
+    return str(tmp_path)
+
+
+def chains_of(root, source):
+    table = read_chains(root, "mini", source, mini.DOMAINS).combine_chunks()
+    assert table.schema.equals(CHAIN_SCHEMA)
+    return table
+
+
+@FORMS
+def test_what_is_exported_comes_back_equal(written, form):
+    place = join(written, "exported")
+    assert export_chains(written, "mini", "gpt", place, form, only_kept=False) == 120
+    counts = import_chains(place, written, "mini", "back")
+    assert counts == {"kept": 90, "missing_stage": 30}
+    assert chains_of(written, "back").equals(chains_of(written, "gpt"))
+
+
+@FORMS
+def test_rejected_chains_stay_behind_unless_asked_for(local, form, tmp_path):
+    [row] = read_chains(local, "mini", "rules", ["flat"]).slice(0, 1).to_pylist()
+    rows = [row, row | {"candidate": 1, "kept": False, "reason": "rejected"}]
+    write_chains(local, "mini", "gpt", "flat", pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
+    assert export_chains(local, "mini", "gpt", str(tmp_path / "kept"), form) == 1
+    assert export_chains(local, "mini", "gpt", str(tmp_path / "all"), form, only_kept=False) == 2
+
+
+def test_the_sharegpt_form_is_what_llama_factory_reads(local, tmp_path):
+    place = tmp_path / "exported"
+    export_chains(local, "mini", "rules", str(place), "sharegpt")
+    described = json.loads((place / "dataset_info.json").read_text())["mini_chains"]
+    assert described["formatting"] == "sharegpt"
+    columns, tags = described["columns"], described["tags"]
+    lines = [json.loads(line) for line in (place / described["file_name"]).read_text().splitlines()]
+    chains = {row["id"]: row for row in chains_of(local, "rules").to_pylist()}
+    images = storage.read_table(join(dataset_location(local, "mini"), "samples"))
+    bytes_of = dict(zip(images["id"].to_pylist(), images["image"].to_pylist(), strict=True))
+    assert len(lines) == len(chains) == 90
+    for line in lines:
+        user, assistant = line[columns["messages"]]
+        assert (user[tags["role_tag"]], assistant[tags["role_tag"]]) == (
+            tags["user_tag"],
+            tags["assistant_tag"],
+        )
+        assert user[tags["content_tag"]] == "<image>" + reasoning_prompt(mini.CLASSES)
+        assert assistant[tags["content_tag"]] == chains[line["id"]]["text"]
+        # Paths are relative to the folder of dataset_info.json.
+        [image] = line[columns["images"]]
+        assert (place / image).read_bytes() == bytes_of[line["id"]]
+
+
+def test_hugging_faces_library_loads_the_folder(local, tmp_path):
+    import datasets
+
+    place = tmp_path / "exported"
+    export_chains(local, "mini", "rules", str(place), "huggingface")
+    loaded = datasets.load_dataset(str(place), cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    rows = loaded["train"]
+    assert isinstance(rows.features["image"], datasets.Image)
+    assert rows.select_columns(CHAIN_SCHEMA.names).to_list() == chains_of(local, "rules").to_pylist()
+    image = rows[0]["image"]
+    assert isinstance(image, Image.Image) and image.size == (96, 96)
+    assert rows[0]["domain"] == "flat" and rows[0]["label"] == "bird"
+
+
+def test_an_export_does_not_mix_with_other_files(local, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/a.txt").touch()
+    with pytest.raises(ValueError, match="full: there are files here; export to an empty folder"):
+        export_chains(local, "mini", "rules", str(tmp_path / "full"), "sharegpt")
+
+
+def test_a_source_without_chains_is_named(local, tmp_path):
+    with pytest.raises(StorageError, match=r"chains/gpt-4o: no chains for flat, paint, sketch; choose"):
+        export_chains(local, "mini", "gpt-4o", str(tmp_path / "out"), "sharegpt")
+
+
+# Chains made elsewhere.
+
+
+def chain(conclusion=LABEL):
+    return render_chain({**dict.fromkeys(STAGES, "Words."), "CONCLUSION": conclusion})
+
+
+def line(text=None, image="/data/flat/bird/1F414.png", question="<image>What is it?", **fields):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": text or chain()}]
+    return {"conversations": turns, "images": [image], **fields}
+
+
+def import_lines(root, *lines, **settings):
+    text = "\n".join(given if isinstance(given, str) else json.dumps(given) for given in lines)
+    storage.write_bytes(join(root, "made/elsewhere.jsonl"), text.encode())
+    return import_chains(join(root, "made/elsewhere.jsonl"), root, "mini", "elsewhere", **settings)
+
+
+def test_chains_made_elsewhere_are_judged_by_their_samples_labels(local):
+    counts = import_lines(local, line(), line(chain("Vehicle.")), "", line(chain("dinosaur")), line(id=ID))
+    assert counts == {"kept": 2, "wrong_class": 1, "not_a_class": 1}
+    rows = chains_of(local, "elsewhere").to_pylist()
+    assert [row["candidate"] for row in rows] == [0, 1, 2, 3]
+    assert {(row["id"], row["model"], row["prompt_version"]) for row in rows} == {(ID, "elsewhere", None)}
+    assert [row["conclusion"] for row in rows] == ["bird", "Vehicle.", "dinosaur", "bird"]
+    assert [row["reason"] for row in rows] == [None, "wrong_class", "not_a_class", None]
+
+
+def test_turns_may_be_messages_after_a_system_turn(local):
+    turns = [
+        {"role": "system", "content": "You are kind."},
+        {"role": "user", "content": "What is it? <image>"},
+        {"role": "assistant", "content": chain()},
+    ]
+    assert import_lines(local, {"messages": turns, "images": [ID]}) == {"kept": 1}
+
+
+def test_a_table_of_ids_and_texts_is_enough(local, tmp_path):
+    table = pa.table({"id": [ID, ID], "text": [chain(), chain("vehicle")], "more": [1, 2]})
+    storage.write_table(str(tmp_path / "made/chains.parquet"), table)
+    assert import_chains(str(tmp_path / "made"), local, "mini", "elsewhere") == {"kept": 1, "wrong_class": 1}
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ("{", r"not JSON .*write one object"),
+        ("[]", "not an object but a list; write one object on each line"),
+        ({"images": [ID]}, "'messages' .*is not one question and one answer; write a turn"),
+        ({**line(), "images": []}, "not one image; list one path in 'images'"),
+        (line(question="What?"), "not one image; .* <image> once in the question"),
+        (
+            line(image="/data/other.png"),
+            "no sample .* has the image '/data/other.png'; give an 'id'",
+        ),
+        (line(id="mini/x"), "no sample 'mini/x' in the data set mini; correct the id"),
+        (line("It is a bird."), "the chain has no <SUMMARY>; mend the chain, remove it, or set its 'kept'"),
+        (line(chain("")), "the stage <CONCLUSION> is empty; mend"),
+        (line(chain("vehicle"), kept=True), "kept, but concludes 'vehicle' where the label is 'bird'; set"),
+        (line(conclusion="vehicle"), "'conclusion' is 'vehicle', but the chain concludes 'bird'; correct"),
+        (line(candidate="first"), "the field 'candidate' is 'first', which is no int; correct it"),
+        (line(kept="yes"), "the field 'kept' is 'yes', which is no bool; correct it"),
+        ({"messages": [{"role": "robot", "content": ""}]}, "a turn of 'robot' is not known"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_place_and_remedy_and_nothing_is_written(local, bad, problem):
+    with pytest.raises(ValueError, match=rf"elsewhere\.jsonl, line 2: .*{problem}"):
+        import_lines(local, line(), bad)
+    with pytest.raises(StorageError):
+        chains_of(local, "elsewhere")
+
+
+def test_a_rejected_chain_may_be_of_any_form(local):
+    assert import_lines(local, line(), line("no chain", kept=False)) == {"kept": 1, "rejected": 1}
+
+
+def test_all_bad_lines_are_told_at_once_up_to_a_bound(local):
+    with pytest.raises(ValueError, match="not imported") as caught:
+        import_lines(local, *["{"] * 25)
+    message = str(caught.value)
+    assert "line 20: " in message and "line 21: " not in message and message.endswith("... and 5 more")
+
+
+def test_two_chains_of_one_number_are_told(local):
+    with pytest.raises(ValueError, match=r"line 2: candidate 3 of mini/.* is also in .*line 1; remove one"):
+        import_lines(local, line(candidate=3), line(candidate=3))
+
+
+def test_a_bad_row_of_a_table_is_named(local, tmp_path):
+    table = pa.table({"id": [ID, ID], "text": [chain(), "x"]})
+    storage.write_table(str(tmp_path / "made.parquet"), table)
+    with pytest.raises(ValueError, match=r"made\.parquet, row 2: the chain has no <SUMMARY>"):
+        import_chains(str(tmp_path / "made.parquet"), local, "mini", "elsewhere")
+    storage.write_table(str(tmp_path / "made.parquet"), pa.table({"name": ["x"]}))
+    with pytest.raises(ValueError, match=r"made\.parquet: has no columns 'id' and 'text'; it has: name"):
+        import_chains(str(tmp_path / "made.parquet"), local, "mini", "elsewhere")
+
+
+def test_chains_of_a_source_are_replaced_only_when_told(local):
+    import_lines(local, line())
+    with pytest.raises(ValueError, match="chains/elsewhere: holds chains already; choose another source, or"):
+        import_lines(local, line())
+    import_lines(local, line(id=OTHER_ID), replace=True)
+    assert chains_of(local, "elsewhere")["id"].to_pylist() == [OTHER_ID]
+
+
+@pytest.mark.parametrize("name", ["nothing", "file.txt"])
+def test_a_place_without_chains_is_told(local, tmp_path, name):
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(ValueError, match=f"{name}: neither a .jsonl or .parquet file nor a folder of such"):
+        import_chains(str(tmp_path / name), local, "mini", "elsewhere")
+
+
+def test_chains_of_other_domains_are_not_opened(local):
+    before = read_chains(local, "mini", "rules", ["flat", "sketch"])
+    for file in storage.list_files(join(dataset_location(local, "mini"), "chains/rules/paint")):
+        storage.write_bytes(file, b"opening this would fail")
+    assert read_chains(local, "mini", "rules", ["flat", "sketch"]).equals(before)
+    with pytest.raises(StorageError):
+        read_chains(local, "mini", "rules", ["paint"])

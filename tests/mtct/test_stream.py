@@ -1,0 +1,103 @@
+"""What is read from object storage for training, as counted on the wire."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import s3_counter
+
+from rdmldg_ray import storage
+from rdmldg_ray.chains.attach import attach_chains
+from rdmldg_ray.chains.store import read_chains
+from rdmldg_ray.domainbed.samples import read_dataset_info, samples_location, write_iconbed
+from rdmldg_ray.domainbed.view import sample_index, take_part
+
+SOURCES, HELD_OUT = ("flat", "gradient", "sketch"), "paint"
+
+# A process with a cluster of its own, which inherits the endpoint that counts.
+STREAM = """
+import json, sys
+from rdmldg_ray.chains.attach import attach_chains
+from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.ray_session import ray_session
+import test_stream
+from rdmldg_ray.mtct.schedule import BatchPlan
+with ray_session(Config(storage=sys.argv[1])):
+    from rdmldg_ray.mtct.stream import training_stream
+    wanted = test_stream.training_set(sys.argv[1])
+    plan = BatchPlan.make(len(wanted), 2, TrainingConfig(epochs=1, batch_size=64), 0)
+    rows = training_stream(wanted, plan).iter_rows()
+    print(json.dumps([sample_id for row in rows for sample_id in row["id"]]))
+"""
+
+
+@pytest.fixture
+def counted(s3_root, monkeypatch):
+    """The embedded data set on S3, and what is read of it from now on."""
+    write_iconbed(s3_root)
+    with s3_counter.s3_counter(os.environ["AWS_ENDPOINT_URL"]) as (endpoint, counts):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        yield s3_root, counts
+
+
+def training_set(root):
+    """As MTCT makes it: samples of the source domains with the teacher's chains."""
+    info = read_dataset_info(root, "iconbed")
+    index = take_part(sample_index(root, info, SOURCES), info, "in", 0, 0.2)
+    return attach_chains(index, read_chains(root, "iconbed", "rules", SOURCES), root)
+
+
+def size_of(root, domain):
+    return sum(entry.size for entry in storage.list_entries(samples_location(root, "iconbed", domain)))
+
+
+def check_counts(root, counts):
+    """Nothing of the held-out domain was asked for, and all of the others was read."""
+    assert counts.requests_of(f"/{HELD_OUT}/") == 0, counts.requests
+    for domain in SOURCES:
+        assert counts.bytes_of(f"/chains/rules/{domain}/") > 0
+        assert counts.bytes_of(f"/samples/{domain}/") > 0.9 * size_of(root, domain)
+
+
+def test_the_count_counts(counted):
+    root, counts = counted
+    [file] = storage.list_files(samples_location(root, "iconbed", HELD_OUT))
+    size = len(storage.read_bytes(file))
+    assert counts.bytes_of(f"/{HELD_OUT}/") == size == size_of(root, HELD_OUT)
+
+
+def test_an_index_reads_no_file_with_images(counted):
+    root, counts = counted
+    training_set(root)
+    assert counts.requests_of(f"/{HELD_OUT}/") == 0
+    assert counts.requests_of("/samples/") == 0
+    for domain in SOURCES:
+        assert 0 < counts.bytes_of(f"/index/{domain}/") < 0.1 * size_of(root, domain)
+
+
+def test_images_of_source_domains_alone_are_read(counted):
+    root, counts = counted
+    storage.read_images(training_set(root).sort_by([("domain", "ascending"), ("index", "ascending")]))
+    check_counts(root, counts)
+    for domain in SOURCES:
+        assert counts.bytes_of(f"/samples/{domain}/") < 1.5 * size_of(root, domain)
+
+
+@pytest.mark.slow
+def test_the_stream_reads_every_source_image_and_nothing_of_the_held_out_domain(counted):
+    root, counts = counted
+    wanted = training_set(root)["id"].to_pylist()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    # For this module, and for those that it imports.
+    folders = [str(Path(__file__).parent), str(Path(s3_counter.__file__).parent)]
+    environment["PYTHONPATH"] = os.pathsep.join(folders)
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM, root], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(seen) == sorted(wanted)
+    check_counts(root, counts)
