@@ -1,8 +1,11 @@
 """Joining a Ray cluster, or starting one of our own on this machine's loopback."""
 
+import atexit
 import logging
 import os
 import secrets
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +14,22 @@ from typing import Any
 
 from rdmldg_ray.config import Config
 
-# 127.0.0.1 would be rewritten to the network card's address; the rest of 127/8 is left alone.
-_LOOPBACK = "127.0.0.2"
 _CARRIED = ("AWS_", "HF_")
 _SECRET = ("KEY", "SECRET", "TOKEN")
+
+
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    # Fractions of a core are meant; Ray need not warn that more workers than cores run.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+}
+_OWN_CLUSTER_SETTINGS = {
+    # Despite its name it works everywhere: without it, Ray puts the network card's address in the
+    # place of 127.0.0.1 and its servers listen on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+}
 
 
 @contextmanager
@@ -24,43 +39,45 @@ def ray_session(config: Config) -> Iterator[str]:
     Inside a Ray job, or with ``RAY_ADDRESS`` set, that cluster is used. Otherwise a cluster is
     started here that listens on loopback only, asks for a token of its own and reports no usage.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
-    # Fractions of a core are meant; Ray need not warn that more workers than cores run.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
     own = "RAY_ADDRESS" not in os.environ
-    with tempfile.TemporaryDirectory(prefix="rdmldg-") as folder:
-        own_token = own and "RAY_AUTH_MODE" not in os.environ
-        if own_token:
-            _use_private_token(Path(folder) / "token")
-        import ray
-        from ray.data import DataContext
+    _set_up_environment(own)
+    import ray
+    from ray.data import DataContext
 
-        loopback: dict[str, Any] = {"_node_ip_address": _LOOPBACK, "dashboard_host": "127.0.0.1"}
-        context: Any = ray.init(
-            address=None if own else "auto",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            runtime_env={"env_vars": _worker_environment(config)},
-            **(loopback if own else {}),
-        )
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        data = DataContext.get_current()
-        data.enable_progress_bars = False
-        data.target_max_block_size = 16 * 1024 * 1024
-        try:
-            yield f"{context.address_info['session_dir']}/logs" if own else "with the cluster's own"
-        finally:
-            ray.shutdown()
-            if own_token:
-                del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
+    context: Any = ray.init(
+        address=None if own else "auto",
+        dashboard_host="127.0.0.1",
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        runtime_env={"env_vars": _worker_environment(config)},
+    )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data = DataContext.get_current()
+    data.enable_progress_bars = False
+    data.target_max_block_size = 16 * 1024 * 1024
+    try:
+        yield f"{context.address_info['session_dir']}/logs" if own else "with the cluster's own"
+    finally:
+        ray.shutdown()
 
 
-def _use_private_token(path: Path) -> None:
+def _set_up_environment(own: bool) -> None:
+    """Set what the user has not set, for good: Ray reads these once in the life of a process."""
+    settings = dict(_RAY_SETTINGS)
+    # Where Ray is imported already it has read its settings, and others would only contradict them.
+    if own and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        settings |= _OWN_CLUSTER_SETTINGS | {"RAY_AUTH_TOKEN_PATH": _write_token()}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _write_token() -> str:
+    folder = Path(tempfile.mkdtemp(prefix="rdmldg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "token"
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    return str(path)
 
 
 def _worker_environment(config: Config) -> dict[str, str]:

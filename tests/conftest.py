@@ -17,6 +17,9 @@ from rdmldg_ray.domainbed.view import sample_index
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.storage import read_images, read_table
 
+# Ray reads these when it is first imported, which some test modules do: loopback only, no token.
+os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 
 @pytest.fixture(scope="session")
 def s3_environment(tmp_path_factory):
