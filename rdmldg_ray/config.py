@@ -60,8 +60,19 @@ class ModelConfig(_Section):
 
     path: str = "tiny"
     dtype: Dtype = "bfloat16"
+    mixed_precision: Literal[True, False, "auto"] = Field(
+        False,
+        description="Train float32 weights with matrix products in bfloat16 (torch's autocast); 'auto': "
+        "where every worker's processor has instructions for it, without which it is slower.",
+    )
     attention: Literal["sdpa", "eager"] = "sdpa"
     max_length: Positive = Field(4096, description="Longest prompt plus answer, in tokens.")
+
+    @model_validator(mode="after")
+    def _mixed_with_float32(self) -> Self:
+        if self.mixed_precision is not False and self.dtype != "float32":
+            raise ValueError(f"mixed_precision needs dtype float32, not {self.dtype}")
+        return self
 
 
 class LoraConfig(_Section):

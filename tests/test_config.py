@@ -116,6 +116,7 @@ def test_an_unknown_key_is_named_by_its_path_with_the_nearest_name(override, lin
         ("mtct.learning_rate=-1", "mtct.learning_rate"),
         ("data.holdout_fraction=1", "data.holdout_fraction"),
         ("data.augment=some", "data.augment"),
+        ("model.mixed_precision=maybe", "model.mixed_precision"),
         ("data.held_out=[]", "data.held_out"),
         ("lora.parts=[vision, head]", "lora.parts.1"),
         ("sarr.temperatures=[1, hot]", "sarr.temperatures.1"),
@@ -169,6 +170,7 @@ def test_every_mistake_has_a_line():
             "(whole recipe): sarr.rounds needs the reasoning pathway, but mtct.weights.reasoning is 0; "
             "set sarr.rounds=0 for labels only",
         ),
+        (["model.dtype=bfloat16"], "model: mixed_precision needs dtype float32, not bfloat16"),
         (
             ["workers.gpus_per_worker=1"],
             "(whole recipe): workers.gpus_per_worker and engines.gpus_per_engine must both be 0 or both "

@@ -104,6 +104,9 @@ def _with_images(rows: pa.Table) -> pa.Table:
 def _cpu_environment(engines: EnginesConfig) -> dict[str, str]:
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(engines.cpu_kv_cache_gib),
+        # In the actor's own process: two more that import vLLM take most of an engine's start, and
+        # outlive a killed actor.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # By itself vLLM binds its threads to the node's first cores, and so would the next engine there.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(max(1, int(engines.cpus_per_engine))),

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from transformers import get_scheduler
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
@@ -99,6 +100,7 @@ class Worker:
             "gradient_accumulation_steps": self.job.plan.accumulation,
             "gradient_clipping": training.max_grad_norm,
             "bf16": {"enabled": self.job.config.model.dtype == "bfloat16"},
+            "torch_autocast": {"enabled": self._mixed_precision(), "dtype": "bfloat16"},
             "zero_optimization": {"stage": self.job.config.workers.zero_stage},
             "optimizer": {
                 "type": "AdamW",
@@ -123,6 +125,19 @@ class Worker:
         )
         engine.train()
         return engine
+
+    def _mixed_precision(self) -> bool:
+        """The setting, or what suits the processors of all workers, which have to agree."""
+        setting = self.job.config.model.mixed_precision
+        if setting != "auto":
+            return setting
+        on_gpu = self.job.config.workers.gpus_per_worker > 0
+        native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu.get_capabilities().get("avx512_bf16")
+        everywhere = torch.tensor(
+            bool(native), dtype=torch.int32, device=get_accelerator().current_device_name()
+        )
+        dist.all_reduce(everywhere, dist.ReduceOp.MIN)
+        return bool(everywhere)
 
     def _batches(self, first_step: int) -> Iterator[StepBatch]:
         config = self.job.config
@@ -170,18 +185,18 @@ class Worker:
     def _forward(self, micro: MicroBatch) -> PathwayLosses:
         device, layout = self.engine.device, micro.layout
         return pathway_losses(
-            self._logits(micro),
+            self._logits(self.engine, micro),
             layout.targets.to(device),
             layout.target_pathway.to(device),
             self.job.config.mtct.label_reduction,
         )
 
-    def _logits(self, micro: MicroBatch) -> torch.Tensor:
+    def _logits(self, model: torch.nn.Module, micro: MicroBatch) -> torch.Tensor:
         device, layout = self.engine.device, micro.layout
         dtype = getattr(torch, self.job.config.model.dtype)
         base = self.model.get_base_model()
         inputs = micro.model_inputs | decoder_inputs(self.family, base, layout, micro.model_inputs)
-        return self.engine(
+        return model(
             input_ids=layout.input_ids.to(device),
             attention_mask=additive_mask(layout.segments.to(device), dtype),
             logits_to_keep=layout.keep.to(device),
@@ -227,7 +242,8 @@ class Worker:
         encoded = self.prompts.encode([decode_image(id, image)])
         branch = Branch(REASONING, self.prompts.reasoning_tail, self.prompts.target_ids(chain))
         layout = lay_out(encoded.prefixes, [[branch]], self.prompts.processor.tokenizer.pad_token_id)
-        logits = self._logits(MicroBatch([id], layout, encoded.model_inputs)).float()
+        # Not through DeepSpeed, which would bring autocast with it: the engines compute in full.
+        logits = self._logits(self.engine.module, MicroBatch([id], layout, encoded.model_inputs)).float()
         targets = layout.targets.to(logits.device)
         scores: list[float] = logits.log_softmax(-1).gather(2, targets[..., None]).flatten().tolist()
         return scores
