@@ -1,0 +1,8 @@
+"""``rdmldg``: a thin door. Parses, calls, prints."""
+
+from rdmldg_ray.cli.base import app
+
+# Importing a module adds its commands; --help lists them in this order.
+from rdmldg_ray.cli import runs, data  # isort: skip
+
+__all__ = ["app", "data", "runs"]

@@ -1,0 +1,118 @@
+"""The commands that bring data in and out: ``ingest``, ``chains``."""
+
+from collections import Counter
+from typing import Annotated, Literal
+
+import typer
+
+from rdmldg_ray.chains.export import export_chains
+from rdmldg_ray.chains.importing import import_chains
+from rdmldg_ray.cli.base import Debug, Storage, absolute, app, connected, console, mistakes_explained
+from rdmldg_ray.config import Config
+from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
+from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
+from rdmldg_ray.domainbed.ingest import is_ingested, read_rejects
+from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan, plan_ingest
+from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, read_dataset_info
+from rdmldg_ray.progress import progress_bar
+from rdmldg_ray.report.ingest import class_notes, ingest_table
+from rdmldg_ray.storage import check_writable
+
+chains_app = typer.Typer(help="Chains in and out.", no_args_is_help=True)
+app.add_typer(chains_app, name="chains")
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        str, typer.Argument(help="Folder, .zip or .tar of <environment>/<class>/<file>; local or s3://.")
+    ],
+    dataset: Annotated[str, typer.Option(help="pacs, vlcs, officehome, terraincognita, iconbed or custom.")],
+    name: Annotated[str, typer.Option(help="What a custom data set is called on storage.")] = "custom",
+    storage: Storage = None,
+    max_rejects: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of files that may be rejected.")
+    ] = DEFAULT_MAX_REJECTS,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a data set of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be read, and stop.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Bring a data set to storage: checked against the catalogue, bad images rejected and listed."""
+    with mistakes_explained(debug):
+        config = Config(storage=absolute(storage or Config().storage))
+        wanted = name if dataset == "custom" else get_dataset(dataset).name
+        with console.status("listing the source"):
+            plan = plan_ingest(absolute(source), config.storage, wanted, max_rejects)
+        if dry_run:
+            _print_ingest(plan, None)
+        elif is_ingested(plan):
+            _print_ingest(plan, read_dataset_info(config.storage, wanted))
+            console.print(f"{wanted} is on storage already; nothing to do", highlight=False)
+        else:
+            check_writable(config.storage)
+            with connected(config), progress_bar(console, "images") as bar:
+                info = ingest_dataset(plan, replace, bar.update)
+            _print_ingest(plan, info)
+
+
+@chains_app.command("export")
+def chains_export(
+    location: Annotated[str, typer.Argument(help="An empty or new folder, local or s3://.")],
+    dataset: Annotated[str, typer.Option(help="A data set on storage.")],
+    source: Annotated[str, typer.Option(help="The teacher whose chains are written.")] = "rules",
+    form: Annotated[
+        Literal["sharegpt", "huggingface"],
+        typer.Option(help="JSONL that LLaMA-Factory reads, or a folder for Hugging Face datasets."),
+    ] = "sharegpt",
+    rejected: Annotated[bool, typer.Option("--rejected", help="Write rejected chains too.")] = False,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """Write a teacher's chains with their images, for other tools."""
+    with mistakes_explained(debug):
+        root, target = absolute(storage or Config().storage), absolute(location)
+        check_writable(target)
+        with console.status("writing"):
+            count = export_chains(root, dataset, source, target, form, only_kept=not rejected)
+        console.print(f"{count} chains of {source} in {target}", highlight=False, soft_wrap=True)
+
+
+@chains_app.command("import")
+def chains_import(
+    location: Annotated[str, typer.Argument(help="A .jsonl or .parquet file, or a folder of such files.")],
+    dataset: Annotated[str, typer.Option(help="The data set on storage that the chains belong to.")],
+    source: Annotated[str, typer.Option(help="The name they get, for data.chains.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the source's chains.")] = False,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """Check chains that were made elsewhere, and write them as a teacher's."""
+    with mistakes_explained(debug):
+        root = absolute(storage or Config().storage)
+        counts = import_chains(absolute(location), root, dataset, source, replace)
+        there = chains_location(root, dataset, source)
+        found = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        console.print(f"{counts.total()} chains in {there}: {found}", highlight=False, soft_wrap=True)
+
+
+def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> None:
+    """What an ingest did; without ``info``, what it would do."""
+    root, name = plan.target.root, plan.target.name
+    found = {domain: len(files) for domain, files in plan.layout.environments.items()}
+    rejects = read_rejects(root, name)["domain"].to_pylist() if info else [None] * len(plan.rejects)
+    known = DATASETS.get(name)
+    literature = dict(zip(known.environments, known.counts, strict=True)) if known and known.counts else {}
+    title = f"{known.title if known else name} from {plan.source.location}"
+    console.print(
+        ingest_table(
+            title if info else f"{title}, not read yet",
+            info.counts if info else found,
+            Counter(rejects),
+            literature,
+            known.num_images if known else None,
+        )
+    )
+    for note in class_notes(len(plan.target.classes), plan.layout.missing_classes()):
+        console.print(note, highlight=False)
+    if info and rejects:
+        console.print(f"rejects and their reasons: {plan.target.rejects()}", highlight=False, soft_wrap=True)
