@@ -19,6 +19,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Pathway = Literal["direct", "reasoning"]
 Dtype = Literal["float32", "bfloat16"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
 class ConfigError(ValueError):
@@ -225,6 +226,9 @@ class Config(_Section):
     workers: WorkersConfig = WorkersConfig()
     engines: EnginesConfig = EnginesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: Annotated[list[Tracker], BeforeValidator(_as_list)] = Field(
+        ["tensorboard"], description="Where training metrics go besides metrics.jsonl."
+    )
 
     @model_validator(mode="after")
     def _answers_fit(self) -> Self:

@@ -20,6 +20,7 @@ from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.domainbed.view import sample_index, take_part
 from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.mtct.tracking import check_tracking
 from rdmldg_ray.progress import follow_progress, progress_bar
 from rdmldg_ray.storage import (
     delete_folder,
@@ -39,7 +40,13 @@ if TYPE_CHECKING:
 Kind = Literal["mtct", "generate", "train", "evaluate"]
 
 
-_FREE_SETTINGS = ("storage", "model.max_length", "workers.cpus_per_worker", "workers.max_failures")
+_FREE_SETTINGS = (
+    "storage",
+    "model.max_length",
+    "workers.cpus_per_worker",
+    "workers.max_failures",
+    "tracking",
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,7 @@ class Pipeline:
     def prepare(self) -> None:
         """Record the config of a new run; check that of an old one, as ``check_settings`` does."""
         self.check_settings()
+        check_tracking(self.config.tracking)
         if not exists(self.config_location):
             write_bytes(self.config_location, dump_config(self.config).encode())
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from rdmldg_ray.config import Config
 
-_CARRIED = ("AWS_", "HF_")
-_SECRET = ("KEY", "SECRET", "TOKEN")
+_CARRIED = ("AWS_", "HF_", "MLFLOW_", "WANDB_")
+_SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 
 
 _RAY_SETTINGS = {

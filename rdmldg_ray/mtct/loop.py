@@ -3,9 +3,7 @@
 Imports what is heavy at the top: only Ray Train's worker processes import this module.
 """
 
-import json
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,9 @@ from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.metrics import Meter, describe, json_line
 from rdmldg_ray.mtct.positions import decoder_inputs
+from rdmldg_ray.mtct.tracking import StageTracker, start_trackers
 from rdmldg_ray.progress import ProgressFile
 from rdmldg_ray.storage import (
     download_folder,
@@ -62,26 +62,38 @@ class Worker:
         self.metrics_log = join(job.stage, "metrics.jsonl")
         self.metrics: list[str] = []
         self.progress = ProgressFile(job.stage) if self.rank == 0 else None
+        self.trackers: list[StageTracker] = []
 
     def run(self) -> None:
         """Train from the last checkpoint, if there is one, to the plan's end."""
         step = self._resume()
         total = self.job.plan.total_steps
-        clock = _Clock(done=step)
+        self.meter = Meter(step, total, self.model, self.engine.device)
+        if self.rank == 0:
+            self.trackers = start_trackers(self.job.config, self.job.stage, step)
         for batch in self._batches(first_step=step):
             assert (batch.step, batch.rank) == (step, self.rank), "the stream left the plan's order"
-            clock.data_arrived()
+            self.meter.data_arrived()
             metrics = self._step(batch)
             step += 1
-            metrics |= clock.step_done(step, total, self.job.plan.step_size(step - 1), metrics["tokens"])
-            self.metrics.append(_json_line(metrics))
-            if self.progress:
-                self.progress.write(step, total, _describe(metrics), last=step == total)
+            self._log(step, metrics)
             if step % self.job.training.checkpoint_every == 0 or step == total:
-                self._checkpoint(metrics)
-            clock.data_wanted()
+                self._checkpoint(step, metrics)
+            self.meter.data_wanted()
         assert step == total, f"the stream ended at step {step} of {total}"
         self._write_outputs(self._known_logprobs())
+        for tracker in self.trackers:
+            tracker.close()
+
+    def _log(self, step: int, metrics: dict[str, float | None]) -> None:
+        self.metrics.append(json_line(metrics))
+        if self.progress:
+            total = self.job.plan.total_steps
+            line = describe(metrics)
+            print(f"step {step}/{total}: {line}", flush=True)
+            self.progress.write(step, total, line, last=step == total)
+        for tracker in self.trackers:
+            tracker.log(step, {name: value for name, value in metrics.items() if value is not None})
 
     def _load_model(self, base: Path) -> Any:
         model = load_base(base, self.job.config.model)
@@ -155,24 +167,27 @@ class Worker:
             if batch.step >= first_step:
                 yield batch
 
-    def _step(self, batch: StepBatch) -> dict[str, float]:
+    def _step(self, batch: StepBatch) -> dict[str, float | None]:
         size = self.job.plan.step_size(batch.step)
         weights = self.job.config.mtct.weights
         learning_rate = self.engine.get_lr()[0]
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(4, dtype=torch.float64)
         for micro in batch.micro_batches:
-            losses = self._forward(micro)
+            segments = micro.layout.segments
+            with self.meter.forward(segments.numel()):
+                losses = self._forward(micro)
             check_finite(losses, batch.step, micro.ids)
             # DeepSpeed divides by the number of forward passes and averages over workers; undoing both
             # leaves the mean over the samples of the step, however they are cut.
             scale = self.world_size * self.job.plan.accumulation / size
             self.engine.backward(losses.weighted_sum(weights.direct, weights.reasoning) * scale)
             self.engine.step()
+            tokens = segments.ge(0).sum().item()
             sums += torch.tensor(
-                [losses.direct.sum().item(), losses.reasoning.sum().item(), micro.layout.segments.ge(0).sum()]
+                [losses.direct.sum().item(), losses.reasoning.sum().item(), tokens, segments.numel()]
             )
         dist.all_reduce(sums_on_device := sums.to(self.engine.device))
-        direct, reasoning, tokens = sums_on_device.tolist()
+        direct, reasoning, tokens, laid_out = sums_on_device.tolist()
         return {
             "step": batch.step,
             "epoch": batch.epoch,
@@ -180,6 +195,7 @@ class Worker:
             "loss_reasoning": reasoning / size,
             "learning_rate": learning_rate,
             "tokens": tokens,
+            **self.meter.step_done(batch.step + 1, size, tokens, laid_out),
         }
 
     def _forward(self, micro: MicroBatch) -> PathwayLosses:
@@ -204,17 +220,19 @@ class Worker:
             **{name: value.to(device) for name, value in inputs.items()},
         ).logits
 
-    def _checkpoint(self, metrics: dict[str, float]) -> None:
+    def _checkpoint(self, step: int, metrics: dict[str, float | None]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             # The base is not ours to copy: adapters and optimizer state only.
             self.engine.save_checkpoint(
                 folder,
                 tag=_TAG,
-                client_state={"step": int(metrics["step"]) + 1},
+                client_state={"step": step},
                 exclude_frozen_parameters=True,
             )
             if self.rank == 0:
                 write_bytes(self.metrics_log, "".join(self.metrics).encode())
+            for tracker in self.trackers:
+                tracker.save()
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _resume(self) -> int:
@@ -269,41 +287,3 @@ def check_finite(losses: PathwayLosses, step: int, ids: list[str]) -> None:
             f"step {step}: the loss is not finite for {', '.join(wrong)}; lower the learning rate, or "
             "look at these images and chains"
         )
-
-
-class _Clock:
-    """Rates since the start, and the share of time spent waiting for data."""
-
-    def __init__(self, done: int):
-        self.first = done
-        self.start = self.wanted = time.perf_counter()
-        self.waited = self.samples = self.tokens = 0.0
-
-    def data_wanted(self) -> None:
-        self.wanted = time.perf_counter()
-
-    def data_arrived(self) -> None:
-        self.waited += time.perf_counter() - self.wanted
-
-    def step_done(self, done: int, total: int, samples: int, tokens: float) -> dict[str, float]:
-        self.samples += samples
-        self.tokens += tokens
-        elapsed = time.perf_counter() - self.start
-        return {
-            "samples_per_s": self.samples / elapsed,
-            "tokens_per_s": self.tokens / elapsed,
-            "data_wait_share": self.waited / elapsed,
-            "eta_s": elapsed / (done - self.first) * (total - done),
-            "resumed_at": self.first,
-        }
-
-
-def _describe(metrics: dict[str, float]) -> str:
-    return (
-        f"loss direct {metrics['loss_direct']:.3f} reasoning {metrics['loss_reasoning']:.3f}, "
-        f"{metrics['samples_per_s']:.1f} images/s"
-    )
-
-
-def _json_line(metrics: dict[str, float]) -> str:
-    return json.dumps({k: round(v, 6) for k, v in metrics.items()}) + "\n"
