@@ -1,14 +1,20 @@
 """Which samples go to which worker in which step: a pure function of a few numbers.
 
 Every sample is seen exactly once an epoch and every worker has an image in every forward pass.
-The order depends on the seed and the epoch alone, so a stage that is interrupted and started again
-goes on with the very batches that it would have had.
+Which samples a step has depends on the seed and the epoch alone, so a stage that is interrupted and
+started again goes on with the very batches that it would have had.
+
+Samples of like length share a forward pass, so that little of it is padding. They are sorted by length
+within their step only: a step stays a random part of the epoch, and its gradient what it would be
+unsorted, whichever way it is cut.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rdmldg_ray.config import TrainingConfig
 
@@ -81,15 +87,34 @@ class BatchPlan:
         share, extra = divmod(self.num_samples, self.steps_per_epoch)
         return share + (within < extra)
 
-    def slices(self) -> Iterator[Slice]:
-        """All slices in order of step, then rank."""
+    def slices(self, lengths: np.ndarray) -> Iterator[Slice]:
+        """All slices in order of step, then rank.
+
+        Args:
+            lengths: (num_samples,) how long each sample is, in any unit.
+        """
+        assert len(lengths) == self.num_samples
         for epoch in range(self.epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
             for within, batch in enumerate(np.array_split(order, self.steps_per_epoch)):
                 step = epoch * self.steps_per_epoch + within
-                for rank, part in enumerate(np.array_split(batch, self.num_workers)):
-                    yield Slice(step, rank, epoch, part.tolist())
+                batch = batch[np.argsort(lengths[batch], kind="stable")]
+                parts = np.array_split(batch, self.num_workers * self.accumulation)
+                for rank in range(self.num_workers):
+                    # Neighbours in length run at the same time, so that no worker waits for another.
+                    mine = np.concatenate(parts[rank :: self.num_workers])
+                    yield Slice(step, rank, epoch, mine.tolist())
 
     def micro_batches(self, samples: list[int]) -> list[list[int]]:
         """Cut a slice's samples into this worker's forward passes, none empty."""
         return [part.tolist() for part in np.array_split(np.array(samples), self.accumulation)]
+
+
+def answer_lengths(training_set: pa.Table) -> np.ndarray:
+    """(num_samples,) characters of label and chain.
+
+    They stand for tokens: a tokenizer would have to be fetched to where the plan is made. The prompt
+    is the same for all samples.
+    """
+    columns = (training_set["label"], training_set["chain"])
+    return sum(pc.utf8_length(column).to_numpy().astype(np.int64) for column in columns)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.mtct.schedule import BatchPlan, answer_lengths
 from rdmldg_ray.storage import read_images
 
 # Reading and joining is light work; a fraction of a core lets it run beside the workers.
@@ -29,7 +29,7 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
     shared = ray.put(training_set)
     rows = [
         pa.table({"step": [s.step], "rank": [s.rank], "epoch": [s.epoch], "positions": [s.positions]})
-        for s in plan.slices()
+        for s in plan.slices(answer_lengths(training_set))
     ]
     return ray.data.from_arrow(rows).map_batches(
         partial(_fill_slice, shared=shared),
