@@ -79,6 +79,11 @@ class ModelConfig(_Section):
 class LoraConfig(_Section):
     """Low-rank adapters; the paper puts them on the vision encoder and the decoder both."""
 
+    enabled: bool = Field(
+        True,
+        description="False for full fine-tuning: the parts' own weights are trained, without adapters, "
+        "which wants a far smaller learning rate.",
+    )
     rank: Positive = 8
     alpha: Positive = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -172,6 +177,9 @@ class WorkersConfig(_Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_worker: NonNegative = 0.0
     zero_stage: Literal[0, 1, 2, 3] = 0
+    gradient_checkpointing: bool = Field(
+        False, description="Keep few activations and compute the others again: less memory, more time."
+    )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         3, description="Restarts from the last checkpoint before a stage gives up; -1 for no limit."
     )

@@ -44,6 +44,7 @@ _FREE_SETTINGS = (
     "storage",
     "model.max_length",
     "workers.cpus_per_worker",
+    "workers.gradient_checkpointing",
     "workers.max_failures",
     "tracking",
 )

@@ -175,7 +175,7 @@ def test_another_setting_for_an_existing_run_is_refused(tmp_path, store):
 
 def test_an_adapter_that_is_not_there_is_named(tmp_path, store):
     message = mistake("evaluate", "demo", "--adapter", str(tmp_path), "--storage", store)
-    assert message == f"{tmp_path}: no adapter_config.json here; give the folder that a training left"
+    assert message == f"{tmp_path}: no parity.parquet here; give the folder that a training left"
 
 
 def test_debug_shows_the_error_itself():

@@ -81,9 +81,8 @@ def evaluate(
     with mistakes_explained(debug):
         config = _config(recipe, overrides, storage)
         adapter = absolute(adapter) if adapter else None
-        for file in ("adapter_config.json", PARITY_FILE):
-            if adapter and not exists(join(adapter, file)):
-                raise ValueError(f"{adapter}: no {file} here; give the folder that a training left")
+        if adapter and not exists(join(adapter, PARITY_FILE)):
+            raise ValueError(f"{adapter}: no {PARITY_FILE} here; give the folder that a training left")
         info = _dataset(config)
         pipeline = Pipeline(config, info, console)
         table = Table(title=f"{adapter or config.model.path}: accuracy, %")
@@ -234,9 +233,9 @@ def _candidates(run_location: str, held_out: str | None, round_number: int) -> s
 
 def _adapter(run_location: str, held_out: str | None, stage: str | None) -> str:
     """The adapter that a training of a run left: by default of the first domain and its last stage."""
-    found = list_files(run_location, "/adapter/adapter_config.json")
+    found = list_files(run_location, f"/adapter/{PARITY_FILE}")
     stages = [file.removeprefix(f"{run_location}/").split("/")[:2] for file in found]
     for file, (domain, trained) in reversed(list(zip(found, stages, strict=True))):
         if domain == (held_out or stages[0][0]) and stage in (None, trained):
-            return file.removesuffix("/adapter_config.json")
+            return file.removesuffix(f"/{PARITY_FILE}")
     raise ValueError(f"{run_location}: no adapter of {stage or 'any stage'} for {held_out or 'any domain'}")

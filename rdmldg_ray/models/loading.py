@@ -1,16 +1,25 @@
-"""Loading a base model for training, adding LoRA, and merging an adapter for serving."""
+"""Loading a base model for training, choosing what is trained, and what a training leaves.
+
+It leaves a folder either way: an adapter in peft's own format, or, of a full fine-tuning, the weights
+that were trained. Base and folder together are the model.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from rdmldg_ray.config import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import Family
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_TRAINED_WEIGHTS = "trained{suffix}.safetensors"  # in shards when they are large
 
 
 def load_processor(folder: Path) -> Any:
@@ -42,16 +51,69 @@ def add_lora(model: PreTrainedModel, family: Family, config: LoraConfig) -> Peft
     return adapted
 
 
-def load_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """Continue training a saved adapter."""
-    return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+def train_parts(model: PreTrainedModel, family: Family, config: LoraConfig) -> PreTrainedModel:
+    """Full fine-tuning: the weights of the configured parts are trained, all else is frozen.
+
+    The output layer counts as the decoder's, whose embeddings it shares in many models.
+    """
+    prefixes = tuple(family.prefix(part) + "." for part in config.parts)
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith(prefixes)
+    if "decoder" in config.parts:
+        model.get_output_embeddings().requires_grad_(True)
+    return model
 
 
-def save_merged(base: Path, adapter: Path, config: ModelConfig, target: Path) -> None:
-    """Write base plus adapter as a plain model folder that transformers and vLLM load."""
-    merged = load_adapter(load_base(base, config), adapter).merge_and_unload()
-    merged.save_pretrained(target)
+def make_trainable(model: PreTrainedModel, family: Family, config: LoraConfig) -> nn.Module:
+    """What the configuration trains: new adapters, or weights of the model's own."""
+    return add_lora(model, family, config) if config.enabled else train_parts(model, family, config)
+
+
+def load_trained(model: PreTrainedModel, family: Family, config: LoraConfig, folder: Path) -> nn.Module:
+    """Go on with what ``save_trained`` left, as ``make_trainable`` began."""
+    if config.enabled:
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    return train_parts(_with_weights(model, folder), family, config)
+
+
+def save_trained(model: nn.Module, folder: Path) -> None:
+    """Write the adapter, or without one the trained weights; never what is frozen."""
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    save_torch_state_dict(trained, folder, filename_pattern=_TRAINED_WEIGHTS)
+
+
+def plain_model(model: Any) -> Any:
+    """The model of transformers, without peft's wrapping."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def save_merged(base: Path, trained: Path, config: ModelConfig, target: Path) -> None:
+    """Write base and what ``save_trained`` left as a plain model folder that transformers and vLLM load."""
+    model = load_base(base, config)
+    if (trained / _ADAPTER_CONFIG).is_file():
+        model = PeftModel.from_pretrained(model, trained).merge_and_unload()
+    else:
+        model = _with_weights(model, trained)
+    model.save_pretrained(target)
     load_processor(base).save_pretrained(target)
+
+
+def _with_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    files = sorted(folder.glob(_TRAINED_WEIGHTS.format(suffix="*")))
+    if not files:
+        raise ValueError(f"{folder}: neither an adapter nor trained weights; give what a training left")
+    for file in files:
+        unknown = model.load_state_dict(load_file(file), strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(
+                f"{file}: the base model has no weight '{unknown[0]}'; set model.path to its own"
+            )
+    return model
 
 
 def _linear_layers(model: nn.Module, family: Family, part: str) -> list[str]:

@@ -15,6 +15,7 @@ from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config import PathwayWeights
 from rdmldg_ray.images import decode_image
 from rdmldg_ray.mtct.augment import augment_image
+from rdmldg_ray.mtct.faults import check_images
 from rdmldg_ray.mtct.layout import Branch, Layout, lay_out
 from rdmldg_ray.mtct.loss import DIRECT, REASONING
 from rdmldg_ray.mtct.schedule import BatchPlan
@@ -66,6 +67,7 @@ class MtctCollator(ArrowBatchCollateFn):
         if step < self.first_step:  # done before the stage was interrupted
             return StepBatch(step, batch["rank"][0].as_py(), batch["epoch"][0].as_py(), [])
         [row] = batch.to_pylist()
+        check_images(step, row["id"], row["image"])
         whole = list(range(len(row["id"])))
         return StepBatch(
             step=row["step"],

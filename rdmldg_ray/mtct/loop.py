@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
@@ -21,9 +22,17 @@ from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
-from rdmldg_ray.models.loading import add_lora, load_adapter, load_base, load_processor
+from rdmldg_ray.models.loading import (
+    load_base,
+    load_processor,
+    load_trained,
+    make_trainable,
+    plain_model,
+    save_trained,
+)
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
+from rdmldg_ray.mtct.faults import check_finite, memory_explained
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
@@ -96,11 +105,15 @@ class Worker:
             tracker.log(step, {name: value for name, value in metrics.items() if value is not None})
 
     def _load_model(self, base: Path) -> Any:
-        model = load_base(base, self.job.config.model)
+        config = self.job.config
+        model = load_base(base, config.model)
+        if config.workers.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.job.adapter is None:
-            return add_lora(model, self.family, self.job.config.lora)
+            return make_trainable(model, self.family, config.lora)
         with tempfile.TemporaryDirectory() as folder:
-            return load_adapter(model, download_folder(self.job.adapter, Path(folder)))
+            local = download_folder(self.job.adapter, Path(folder))
+            return load_trained(model, self.family, config.lora, local)
 
     def _initialize_deepspeed(self) -> Any:
         training = self.job.training
@@ -171,17 +184,19 @@ class Worker:
         size = self.job.plan.step_size(batch.step)
         weights = self.job.config.mtct.weights
         learning_rate = self.engine.get_lr()[0]
+        seed_step(self.job.seed, batch.step, self.rank)
         sums = torch.zeros(4, dtype=torch.float64)
         for micro in batch.micro_batches:
             segments = micro.layout.segments
-            with self.meter.forward(segments.numel()):
-                losses = self._forward(micro)
-            check_finite(losses, batch.step, micro.ids)
-            # DeepSpeed divides by the number of forward passes and averages over workers; undoing both
-            # leaves the mean over the samples of the step, however they are cut.
-            scale = self.world_size * self.job.plan.accumulation / size
-            self.engine.backward(losses.weighted_sum(weights.direct, weights.reasoning) * scale)
-            self.engine.step()
+            with memory_explained(batch.step, micro.ids, segments.shape[1]):
+                with self.meter.forward(segments.numel()):
+                    losses = self._forward(micro)
+                check_finite(losses, batch.step, micro.ids)
+                # DeepSpeed divides by the number of forward passes and averages over workers; undoing
+                # both leaves the mean over the samples of the step, however they are cut.
+                scale = self.world_size * self.job.plan.accumulation / size
+                self.engine.backward(losses.weighted_sum(weights.direct, weights.reasoning) * scale)
+                self.engine.step()
             tokens = segments.ge(0).sum().item()
             sums += torch.tensor(
                 [losses.direct.sum().item(), losses.reasoning.sum().item(), tokens, segments.numel()]
@@ -210,7 +225,7 @@ class Worker:
     def _logits(self, model: torch.nn.Module, micro: MicroBatch) -> torch.Tensor:
         device, layout = self.engine.device, micro.layout
         dtype = getattr(torch, self.job.config.model.dtype)
-        base = self.model.get_base_model()
+        base = plain_model(self.model)
         inputs = micro.model_inputs | decoder_inputs(self.family, base, layout, micro.model_inputs)
         return model(
             input_ids=layout.input_ids.to(device),
@@ -222,7 +237,7 @@ class Worker:
 
     def _checkpoint(self, step: int, metrics: dict[str, float | None]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            # The base is not ours to copy: adapters and optimizer state only.
+            # The base is not ours to copy: what is trained and the optimizer's state only.
             self.engine.save_checkpoint(
                 folder,
                 tag=_TAG,
@@ -272,18 +287,16 @@ class Worker:
         with deepspeed.zero.GatheredParameters(self.trainable, enabled=stage3):
             if self.rank == 0:
                 with tempfile.TemporaryDirectory() as folder:
-                    self.model.save_pretrained(folder)
+                    save_trained(self.model, Path(folder))
                     pq.write_table(known, Path(folder) / PARITY_FILE)
                     upload_folder(Path(folder), join(self.job.stage, "adapter"))
         dist.barrier()
 
 
-def check_finite(losses: PathwayLosses, step: int, ids: list[str]) -> None:
-    """Raise ValueError, naming step and samples, when a loss is not a finite number."""
-    finite = torch.isfinite(losses.direct) & torch.isfinite(losses.reasoning)
-    if not finite.all():
-        wrong = [sample_id for sample_id, ok in zip(ids, finite.tolist(), strict=True) if not ok]
-        raise ValueError(
-            f"step {step}: the loss is not finite for {', '.join(wrong)}; lower the learning rate, or "
-            "look at these images and chains"
-        )
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Set torch's generators for a step, of which dropout draws.
+
+    As a function of step and rank they need no place in a checkpoint: a stage that goes on drops what
+    it would have dropped.
+    """
+    torch.manual_seed(int(np.random.default_rng([seed, step, rank]).integers(2**63)))

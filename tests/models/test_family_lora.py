@@ -1,13 +1,14 @@
-"""LoRA in both towers, and the merged export, in every supported family."""
+"""LoRA in both towers, full fine-tuning, and the merged export, in every supported family."""
 
 import families
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from rdmldg_ray.config import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import FAMILIES
-from rdmldg_ray.models.loading import add_lora, load_adapter, load_base
+from rdmldg_ray.models.loading import add_lora, load_base, load_trained, save_trained, train_parts
 
 MODEL_TYPES = sorted(set(FAMILIES) - {"smolvlm"})
 
@@ -49,6 +50,44 @@ def test_the_merged_export_read_back_by_plain_transformers_has_equal_logits(exam
     adapted.save_pretrained(tmp_path / "adapter")
 
     base = load_base(tmp_path / "base", ModelConfig(dtype="float32"))
-    load_adapter(base, tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "merged")
+    PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().save_pretrained(
+        tmp_path / "merged"
+    )
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     torch.testing.assert_close(run(example, plain), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["vision", "connector", "decoder"])
+def test_full_fine_tuning_changes_the_part_and_leaves_the_rest_as_it_was(example, part):
+    family = FAMILIES[example.model_type]
+    model = train_parts(example.model, family, LoraConfig(enabled=False, parts=[part]))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    ids = torch.tensor([[9, 6, *[families.IMAGE_TOKEN] * example.image_tokens, 7, 10, 11, 12]] * 2)
+    extra = {}
+    if example.model_type == "qwen2_5_vl":
+        extra["mm_token_type_ids"] = (ids == families.IMAGE_TOKEN).int()
+    model.train()(input_ids=ids, use_cache=False, **example.model_inputs, **extra).logits.logsumexp(
+        -1
+    ).sum().backward()
+    torch.optim.AdamW(trainable, lr=0.01, weight_decay=0.1).step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    own = {name for name in before if name.startswith(family.prefix(part))}
+    assert changed
+    assert changed <= own | ({"lm_head.weight"} if part == "decoder" else set())
+
+
+def test_trained_weights_go_on_over_the_base(example, tmp_path):
+    config = LoraConfig(enabled=False, parts=["vision", "decoder"])
+    family = FAMILIES[example.model_type]
+    example.model.save_pretrained(tmp_path / "base")
+    model = train_parts(example.model, family, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_trained(model, tmp_path / "trained")
+    base = load_base(tmp_path / "base", ModelConfig(dtype="float32"))
+    again = load_trained(base, family, config, tmp_path / "trained")
+    assert torch.equal(run(example, again), run(example, model))
+    names = [{n for n, p in m.named_parameters() if p.requires_grad} for m in (again, model)]
+    assert names[0] == names[1]

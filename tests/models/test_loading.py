@@ -1,11 +1,19 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rdmldg_ray.config import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import TINY_BASE
-from rdmldg_ray.models.loading import add_lora, load_adapter, load_base, save_merged
+from rdmldg_ray.models.loading import (
+    add_lora,
+    load_base,
+    load_trained,
+    make_trainable,
+    save_merged,
+    save_trained,
+)
 
 FLOAT32 = ModelConfig(dtype="float32")
 MODULES = {"vision": "vision_model", "connector": "connector", "decoder": "text_model"}
@@ -87,9 +95,9 @@ def test_rank_alpha_and_dropout_are_the_configured_ones(load_random_base, random
     assert (peft_config.lora_alpha, peft_config.lora_dropout) == (12, 0.25)
 
 
-def test_a_saved_adapter_is_trained_on(adapted, load_random_base, inputs, tmp_path):
-    adapted.save_pretrained(tmp_path)
-    again = load_adapter(load_random_base(), tmp_path)
+def test_a_saved_adapter_is_trained_on(adapted, random_base, load_random_base, inputs, tmp_path):
+    save_trained(adapted, tmp_path)
+    again = load_trained(load_random_base(), family_of(random_base), LoraConfig(), tmp_path)
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     assert {name for name, p in again.named_parameters() if p.requires_grad} == set(trainable)
     assert all(torch.equal(p, trainable[n]) for n, p in again.named_parameters() if p.requires_grad)
@@ -131,6 +139,43 @@ def test_a_merged_export_has_the_bases_processor_and_end_of_turn(adapted, random
     assert family_of(tmp_path / "merged") is family_of(random_base)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
     assert loaded.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+
+
+@pytest.fixture
+def tuned(load_random_base, random_base):
+    """The random model as after a full fine-tuning of its decoder."""
+    config = LoraConfig(enabled=False, parts=["decoder"])
+    model = make_trainable(load_random_base(), family_of(random_base), config)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def test_a_full_fine_tuning_leaves_the_trained_weights_alone(tuned, tmp_path):
+    save_trained(tuned, tmp_path)
+    [file] = tmp_path.iterdir()
+    count = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    assert 0 <= file.stat().st_size - 4 * count < 32_768
+    assert not any("vision" in name or "connector" in name for name in load_file(file))
+
+
+def test_plain_transformers_reads_fully_fine_tuned_weights_with_the_same_outputs(
+    tuned, random_base, inputs, tmp_path
+):
+    save_trained(tuned, tmp_path / "trained")
+    save_merged(random_base, tmp_path / "trained", FLOAT32, tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert torch.equal(logits(merged, inputs), logits(tuned, inputs))
+
+
+def test_a_folder_that_no_training_left_is_named(random_base, tuned, tmp_path):
+    with pytest.raises(ValueError, match="neither an adapter nor trained weights"):
+        save_merged(random_base, tmp_path, FLOAT32, tmp_path / "merged")
+    save_file({"model.other.weight": torch.zeros(1)}, tmp_path / "trained.safetensors")
+    with pytest.raises(ValueError, match=r"has no weight 'model\.other\.weight'; set model\.path"):
+        save_merged(random_base, tmp_path, FLOAT32, tmp_path / "merged")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

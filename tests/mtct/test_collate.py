@@ -78,3 +78,8 @@ def test_a_sequence_beyond_the_models_length_names_the_setting(collate, rows):
 def test_an_image_that_does_not_decode_names_its_sample(collate, rows):
     with pytest.raises(ValueError, match=r"^a/broken\.png: the image does not decode"):
         collate([rows[0], {**rows[1], "id": "a/broken.png", "image": b"no image"}])
+
+
+def test_a_batch_without_images_names_step_and_samples(collate, rows):
+    with pytest.raises(ValueError, match=r"^step 2: 1 of 2 samples have no image: a/empty\.png; "):
+        collate([rows[0], {**rows[1], "id": "a/empty.png", "image": None}], epoch=2)

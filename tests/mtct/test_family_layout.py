@@ -72,3 +72,23 @@ def gradients(model, loss):
     model.zero_grad()
     loss.backward(retain_graph=True)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"smolvlm"}))
+def test_gradient_checkpointing_computes_again_and_changes_nothing(model_type):
+    example = families.make(model_type)
+    example.model.train()
+    plain = shared(example)
+    theirs = gradients(example.model, plain.weighted_sum(1.0, 1.0))
+
+    example.model.gradient_checkpointing_enable({"use_reentrant": False})
+    calls = []
+    layer = example.model.model.get_decoder().layers[0].self_attn
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    losses = shared(example)
+    ours = gradients(example.model, losses.weighted_sum(1.0, 1.0))
+    assert len(calls) == 2, "the backward pass computes a layer's activations again"
+    assert torch.equal(losses.direct, plain.direct) and torch.equal(losses.reasoning, plain.reasoning)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-6)

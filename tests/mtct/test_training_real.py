@@ -76,7 +76,13 @@ def test_zero_stages_give_the_same_trajectory(train):
 
 
 def test_a_worker_killed_in_mid_epoch_changes_nothing(train):
-    settings = ["mtct.batch_size=12", "mtct.micro_batch_size=6", "mtct.epochs=8", "mtct.checkpoint_every=3"]
+    settings = [
+        "mtct.batch_size=12",
+        "mtct.micro_batch_size=6",
+        "mtct.epochs=8",
+        "mtct.checkpoint_every=3",
+        "lora.dropout=0.1",
+    ]
     unbroken = train("unbroken", *settings)
     killed: list[int] = []
     thread = threading.Thread(target=_kill_a_worker, args=(unbroken.parent / "killed", killed))
