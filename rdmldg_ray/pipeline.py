@@ -196,20 +196,8 @@ class Pipeline:
                 started = time.perf_counter()
                 summary = self._run_stage(stage)
                 self._complete(stage, time.perf_counter() - started, summary)
-                if stage.kind == "evaluate":
-                    self.write_results()
         finally:
             self.close()
-
-    def write_results(self) -> None:
-        """Write ``results.jsonl`` of the evaluations that are complete."""
-        complete = self.state()
-        steps = {
-            stage.name: stage.round + 1
-            for stage in self.stages
-            if stage.kind == "evaluate" and stage.name in complete
-        }
-        write_results(self.location, self.config, self.info, steps)
 
     def evaluate(self, held_out: str, adapter: str | None) -> tuple[pa.Table, dict[str, dict[str, float]]]:
         """Predictions and accuracies of base plus adapter, as ``evaluation.predict`` makes them."""
@@ -337,6 +325,10 @@ class Pipeline:
         location = join(self.location, stage.name)
         write_table(join(location, "predictions.parquet"), predictions)
         write_json(join(location, "metrics.json"), accuracy)
+        complete = self.state()
+        evaluated = [s for s in self.stages if s.kind == "evaluate" and (s == stage or s.name in complete)]
+        steps = {s.name: s.round + 1 for s in evaluated}
+        write_results(self.location, self.config, self.info, steps)
         return {"accuracy": accuracy}
 
     def _evaluation_set(self, held_out: str) -> pa.Table:
