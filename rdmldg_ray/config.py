@@ -42,7 +42,10 @@ class DataConfig(_Section):
 
     dataset: str = Field("iconbed", description="A data set below <storage>/datasets.")
     held_out: Annotated[list[str], BeforeValidator(_as_list)] = Field(
-        ["all"], min_length=1, description="Domains to hold out, one run of the method for each; or 'all'."
+        ["all"],
+        min_length=1,
+        description="Domains to hold out, one run of the method for each, or several together as 'a+b'; "
+        "or 'all' in turn, 'pairs' (for leave-one-domain-out cross-validation), 'single-source'.",
     )
     chains: str = Field("rules", description="The teacher whose chains MTCT trains on.")
     trial_seed: Annotated[int, Field(ge=0)] = Field(

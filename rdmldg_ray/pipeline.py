@@ -16,9 +16,11 @@ from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig, dump_config
+from rdmldg_ray.domainbed.folds import fold_domains, plan_folds
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.evaluation.records import write_results
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.tracking import check_tracking
 from rdmldg_ray.progress import follow_progress, progress_bar
@@ -55,6 +57,7 @@ class Stage:
     """One step of Algorithm 1 for one held-out domain; ``name`` is also its folder below the run."""
 
     held_out: str
+    """A fold: the held-out domain, or several joined by ``+``."""
     kind: Kind
     round: int
     """0 for MTCT and for evaluations before SARR, 1..N for SARR; -1 for zero-shot."""
@@ -86,17 +89,14 @@ def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
     """All stages of a run in order.
 
     Raises:
-        ConfigError: for a held-out domain that the data set does not have.
+        ConfigError: for a held-out domain that the data set does not have, or no domain left to train on.
     """
-    named = list(info.environments) if config.data.held_out == ["all"] else config.data.held_out
-    held_out = list(dict.fromkeys(named))
-    for domain in held_out:
-        if domain not in info.environments:
-            raise ConfigError(
-                f"data.held_out: {info.name} has no domain '{domain}'; it has: {', '.join(info.environments)}"
-            )
+    try:
+        folds = plan_folds(config.data.held_out, info.environments)
+    except ValueError as error:
+        raise ConfigError(f"data.held_out: {info.name} has {error}") from None
     stages = []
-    for domain in held_out:
+    for domain in folds:
         if config.evaluation.zero_shot:
             stages.append(Stage(domain, "evaluate", -1))
         stages += [Stage(domain, "mtct", 0), Stage(domain, "evaluate", 0)]
@@ -113,8 +113,11 @@ def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:
         kept, held = split_indices(info.size(domain), data.trial_seed, number, data.holdout_fraction)
         sizes[domain] = (len(kept), len(held))
     part = 1 if stage.kind == "evaluate" else 0
-    sources = sum(size[part] for domain, size in sizes.items() if domain != stage.held_out)
-    return sources + sum(sizes[stage.held_out]) if stage.kind == "evaluate" else sources
+    held_out = fold_domains(stage.held_out)
+    images = sum(size[part] for domain, size in sizes.items() if domain not in held_out)
+    if stage.kind == "evaluate":
+        images += sum(sum(sizes[domain]) for domain in held_out)
+    return images
 
 
 class Pipeline:
@@ -241,7 +244,7 @@ class Pipeline:
     # What a stage may see: source domains for training and generation, all of them for evaluation.
 
     def _sources(self, held_out: str) -> list[str]:
-        return [domain for domain in self.info.environments if domain != held_out]
+        return [domain for domain in self.info.environments if domain not in fold_domains(held_out)]
 
     def _source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
         data = self.config.data
@@ -331,11 +334,15 @@ class Pipeline:
         location = join(self.location, stage.name)
         write_table(join(location, "predictions.parquet"), predictions)
         write_json(join(location, "metrics.json"), accuracy)
+        complete = self.state()
+        evaluated = [s for s in self.stages if s.kind == "evaluate" and (s == stage or s.name in complete)]
+        steps = {s.name: s.round + 1 for s in evaluated}
+        write_results(self.location, self.config, self.info, steps)
         return {"accuracy": accuracy}
 
     def _evaluation_set(self, held_out: str) -> pa.Table:
         data = self.config.data
-        target = sample_index(self.config.storage, self.info, [held_out])
+        target = sample_index(self.config.storage, self.info, fold_domains(held_out))
         parts = [(self._source_index(held_out, "out"), "out", False)]
         for part in ("in", "out"):
             rows = take_part(target, self.info, part, data.trial_seed, data.holdout_fraction)

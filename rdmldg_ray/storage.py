@@ -176,6 +176,20 @@ def list_files(location: str, suffix: str = "") -> list[str]:
     return [entry.location for entry in list_entries(location) if entry.location.endswith(suffix)]
 
 
+def list_folders(location: str) -> list[str]:
+    """The names of the folders directly below a folder, sorted; empty when it is missing.
+
+    Raises:
+        StorageError: when the folder cannot be listed.
+    """
+    filesystem, path = open_location(location)
+    with _errors_explained(location, "listed"):
+        infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    if not infos:
+        _check_bucket(location)
+    return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+
 def read_bytes(location: str) -> bytes:
     """The content of a file.
 

@@ -227,3 +227,19 @@ def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info
     }
     assert len({row["id"] for row in rows}) == len(rows) == 287 + 3 * 57
     assert sum(row["part"] == "in" for row in rows) == 230
+
+
+def test_domains_held_out_together_are_all_out_of_sight_in_training_and_all_evaluated():
+    settings = config("data.held_out=photo+art")
+    assert plan_stages(settings, INFO)[1].name == "art+photo/mtct"
+    assert count_samples(settings, INFO, Stage("art+photo", "mtct", 0)) == 10
+    assert count_samples(settings, INFO, Stage("art+photo", "evaluate", 0)) == 50 + 31 + 2
+
+
+def test_a_fold_of_two_domains_reads_only_the_others(store, info):
+    settings = load_config("demo").model_copy(update={"storage": store})
+    pipeline = Pipeline(settings, info, Console(quiet=True))
+    assert set(pipeline._source_index("flat+paint", "in")["domain"].to_pylist()) == {"gradient", "sketch"}
+    rows = pipeline._evaluation_set("flat+paint").to_pylist()
+    assert {row["domain"] for row in rows if row["held_out"]} == {"flat", "paint"}
+    assert len(rows) == 2 * 287 + 2 * 57

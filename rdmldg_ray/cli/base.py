@@ -24,6 +24,10 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
 Storage = Annotated[str | None, typer.Option(help="Local path or s3://bucket/prefix; sets 'storage'.")]
+Trials = Annotated[
+    str | None,
+    typer.Option(help="DomainBed's trial seeds, such as 0,1,2: a run of each, named <name>-trial-<seed>."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

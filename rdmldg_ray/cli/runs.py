@@ -14,6 +14,7 @@ from rdmldg_ray.cli.base import (
     Overrides,
     Recipe,
     Storage,
+    Trials,
     absolute,
     app,
     connected,
@@ -43,6 +44,7 @@ from rdmldg_ray.storage import (
     read_bytes,
     read_table,
 )
+from rdmldg_ray.variants import trial_configs
 
 
 @app.command()
@@ -51,20 +53,21 @@ def demo(
 ) -> None:
     """Run the method on the embedded data set with the embedded model, in a few minutes on two cores."""
     with mistakes_explained(debug):
-        _run(_config("demo", overrides, storage), dry_run)
+        run_configs([resolve_config("demo", overrides, storage)], dry_run)
 
 
 @app.command()
 def run(
     recipe: Recipe,
     overrides: Overrides = None,
+    trials: Trials = None,
     storage: Storage = None,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe: MTCT, rounds of SARR, evaluation; an interrupted run goes on where it was."""
     with mistakes_explained(debug):
-        _run(_config(recipe, overrides, storage), dry_run)
+        run_configs(trial_configs(resolve_config(recipe, overrides, storage), trials), dry_run)
 
 
 @app.command()
@@ -79,7 +82,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model on the recipe's held-out domains and on the sources' validation parts."""
     with mistakes_explained(debug):
-        config = _config(recipe, overrides, storage)
+        config = resolve_config(recipe, overrides, storage)
         adapter = absolute(adapter) if adapter else None
         if adapter and not exists(join(adapter, PARITY_FILE)):
             raise ValueError(f"{adapter}: no {PARITY_FILE} here; give the folder that a training left")
@@ -153,7 +156,8 @@ def export(
         console.print(f"{out}: {config.model.path} with {adapter}", highlight=False, soft_wrap=True)
 
 
-def _config(recipe: str, overrides: list[str] | None, storage: str | None) -> Config:
+def resolve_config(recipe: str, overrides: list[str] | None, storage: str | None) -> Config:
+    """The config of a recipe with overrides; its locations mean the same place everywhere."""
     config = load_config(recipe, overrides)
     model = config.model
     if model.path != "tiny" and looks_local(model.path):
@@ -171,21 +175,31 @@ def _dataset(config: Config) -> DatasetInfo:
     return info
 
 
-def _run(config: Config, dry_run: bool) -> None:
+def run_configs(configs: list[Config], dry_run: bool) -> None:
+    """Run configs of one data set one after the other, in one Ray session, and print their results."""
     if dry_run:
-        return _print_plan(config)
-    info = _dataset(config)
-    chains = chains_location(config.storage, info.name, config.data.chains)
-    if config.mtct.weights.reasoning > 0 and not list_files(chains, ".parquet"):
-        raise ConfigError(f"data.chains: no chains of '{config.data.chains}' in {chains}")
-    pipeline = Pipeline(config, info, console)
-    pipeline.prepare()
-    if pipeline.remaining():
-        with connected(config):
-            pipeline.run()
-    else:
-        console.print(f"run '{config.name}' is complete; nothing to do", highlight=False)
-    _print_results(pipeline)
+        for config in configs:
+            _print_plan(config)
+        return
+    info = _dataset(configs[0])
+    pipelines = [Pipeline(config, info, console) for config in configs]
+    for pipeline in pipelines:
+        config = pipeline.config
+        chains = chains_location(config.storage, info.name, config.data.chains)
+        if config.mtct.weights.reasoning > 0 and not list_files(chains, ".parquet"):
+            raise ConfigError(f"data.chains: no chains of '{config.data.chains}' in {chains}")
+        pipeline.prepare()
+    remaining = [pipeline for pipeline in pipelines if pipeline.remaining()]
+    if remaining:
+        with connected(configs[0]):
+            for pipeline in remaining:
+                if len(pipelines) > 1:
+                    console.rule(f"run '{pipeline.config.name}'")
+                pipeline.run()
+    for pipeline in pipelines:
+        if pipeline not in remaining:
+            console.print(f"run '{pipeline.config.name}' is complete; nothing to do", highlight=False)
+        _print_results(pipeline)
 
 
 def _print_plan(config: Config) -> None:

@@ -61,7 +61,7 @@ def summary_table(state: State, measure: str = "target_in") -> Table:
                 .get(measure)
                 for domain in domains
             ]
-            table.add_row(model, pathway, *[percent(v) for v in values], percent(_mean(values)))
+            table.add_row(model, pathway, *[percent(v) for v in values], percent(mean_of_known(values)))
     return table
 
 
@@ -81,6 +81,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of what was measured; None when nothing was."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

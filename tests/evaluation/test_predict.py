@@ -116,3 +116,19 @@ def test_a_reasoned_answer_names_its_class_in_its_conclusion_alone():
         "a/1": ("dog", False),
     }
     assert {i: r["text"] for i, r in rows.items()} == texts
+
+
+def test_of_domains_held_out_together_the_mean_over_domains_is_reported():
+    table = predictions(
+        ("direct", "s", "in", True, "1111"),
+        ("direct", "s", "out", True, "1"),
+        ("direct", "t", "in", True, "01"),
+        ("direct", "t", "out", True, "0"),
+        ("direct", "a", "out", False, "1"),
+    )
+    assert accuracies(table)["direct"] == {
+        "target_in": pytest.approx(0.75),
+        "target_out": pytest.approx(0.5),
+        "target_all": pytest.approx((1 + 1 / 3) / 2),
+        "validation": 1.0,
+    }

@@ -1,0 +1,130 @@
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rdmldg_ray.evaluation.analyses import (
+    EMBEDDING_SCHEMA,
+    TOKEN_SCHEMA,
+    domain_distances,
+    entropy_falls,
+    harmonic_mean,
+    mmd_squared,
+    probability_shares,
+    rejected_by_round,
+)
+
+
+def tokens(*rows):
+    """From (model, target, held out, token, probability, entropy)."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "model": model,
+                "target": target,
+                "held_out": held_out,
+                "token": token,
+                "logprob": math.log(probability),
+                "entropy": entropy,
+            }
+            for model, target, held_out, token, probability, entropy in rows
+        ],
+        schema=TOKEN_SCHEMA,
+    )
+
+
+def test_shares_of_unlikely_and_likely_tokens_are_counted_by_model_and_target():
+    table = tokens(
+        ("mtct", "chain", False, "a", 0.1, 0),
+        ("mtct", "chain", False, "b", 0.2499, 0),
+        ("mtct", "chain", False, "c", 0.3, 0),
+        ("mtct", "chain", False, "d", 0.7501, 0),
+        ("mtct", "class", False, "dog", 0.9, 0),
+        ("mtct", "chain", True, "a", 0.5, 0),
+        ("sarr-1", "chain", False, "a", 0.76, 0),
+    )
+    assert probability_shares(table) == [
+        {"model": "mtct", "target": "chain", "held_out": False, "tokens": 4, "low": 0.5, "high": 0.25},
+        {"model": "mtct", "target": "class", "held_out": False, "tokens": 1, "low": 0.0, "high": 1.0},
+        {"model": "mtct", "target": "chain", "held_out": True, "tokens": 1, "low": 0.0, "high": 0.0},
+        {"model": "sarr-1", "target": "chain", "held_out": False, "tokens": 1, "low": 0.0, "high": 1.0},
+    ]
+
+
+FALLS = tokens(
+    ("zero-shot", "chain", False, "wing", 0.5, 3.0),
+    ("zero-shot", "chain", False, "wing", 0.5, 1.0),
+    ("zero-shot", "chain", False, "the", 0.5, 1.0),
+    ("zero-shot", "chain", False, "the", 0.5, 1.0),
+    ("zero-shot", "chain", False, "rare", 0.5, 9.0),
+    ("zero-shot", "class", False, "dog", 0.5, 9.0),
+    ("mtct", "chain", False, "wing", 0.5, 0.5),
+    ("mtct", "chain", False, "wing", 0.5, 0.5),
+    ("mtct", "chain", False, "the", 0.5, 1.5),
+    ("mtct", "chain", False, "the", 0.5, 0.9),
+    ("mtct", "chain", False, "rare", 0.5, 0.0),
+    ("mtct", "class", False, "dog", 0.5, 0.0),
+)
+
+
+def test_tokens_are_ordered_by_the_fall_of_their_mean_entropy_and_rare_ones_left_out():
+    assert entropy_falls(FALLS, "zero-shot", "mtct", least_count=2) == [
+        {"token": "wing", "count": 2, "before": 2.0, "after": 0.5, "fall": 1.5},
+        {"token": "the", "count": 2, "before": 1.0, "after": 1.2, "fall": pytest.approx(-0.2)},
+    ]
+
+
+def test_a_model_that_was_not_measured_is_named_with_those_that_were():
+    with pytest.raises(ValueError, match="for 'sarr-3'; there are: zero-shot, mtct"):
+        entropy_falls(FALLS, "mtct", "sarr-3")
+
+
+def test_mmd_is_the_squared_distance_of_the_means():
+    first = np.array([[0.0, 0.0], [2.0, 4.0]])
+    second = np.array([[4.0, 2.0], [4.0, 2.0], [4.0, -4.0]])
+    assert mmd_squared(first, second) == pytest.approx(3**2 + 2**2)
+    assert mmd_squared(first, first[::-1]) == 0
+
+
+def test_distances_are_between_all_domains_for_each_kind_of_embedding():
+    vectors = {"art": [[1.0, 0.0], [0.0, 1.0]], "photo": [[1.0, 0.0]], "sketch": [[0.0, -1.0]]}
+    rows = [
+        {"model": "mtct", "domain": domain, "kind": kind, "vector": [scale * x for x in vector]}
+        for kind, scale in (("image", 1.0), ("chain", 2.0))
+        for domain, found in vectors.items()
+        for vector in found
+    ]
+    found = domain_distances(pa.Table.from_pylist(rows, schema=EMBEDDING_SCHEMA))
+    assert [(row["kind"], row["first"], row["second"], row["mmd_squared"]) for row in found] == [
+        ("image", "art", "photo", 0.5),
+        ("image", "art", "sketch", 2.5),
+        ("image", "photo", "sketch", 2.0),
+        ("chain", "art", "photo", 2.0),
+        ("chain", "art", "sketch", 10.0),
+        ("chain", "photo", "sketch", 8.0),
+    ]
+
+
+def test_the_share_rejected_is_read_from_the_state_by_round():
+    state = {
+        "art/evaluation/mtct": {"seconds": 1.0, "accuracy": {}},
+        "art/sarr-1/candidates": {"candidates": 200, "kept": 50, "images": 100, "images_with_chain": 50},
+        "art/sarr-1": {"seconds": 1.0, "samples": 50},
+        "art/sarr-2/candidates": {"candidates": 160, "kept": 80, "images": 100, "images_with_chain": 80},
+    }
+    assert rejected_by_round(state) == [
+        {"held_out": "art", "round": 1, "candidates": 200, "rejected": 0.75, "without_chain": 0.5},
+        {
+            "held_out": "art",
+            "round": 2,
+            "candidates": 160,
+            "rejected": 0.5,
+            "without_chain": pytest.approx(0.2),
+        },
+    ]
+
+
+def test_the_harmonic_mean_of_accuracies():
+    assert harmonic_mean(0.3, 0.6) == pytest.approx(0.4)
+    assert harmonic_mean(0.9, 0.0) == 0.0
