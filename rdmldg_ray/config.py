@@ -71,6 +71,11 @@ class ModelConfig(_Section):
     )
     attention: Literal["sdpa", "eager"] = "sdpa"
     max_length: Positive = Field(4096, description="Longest prompt plus answer, in tokens.")
+    image_settings: dict[str, Any] = Field(
+        {},
+        description="Settings of the model's image processor other than its own, for trainer and engines "
+        "alike, such as crop_to_patches: false.",
+    )
 
     @model_validator(mode="after")
     def _mixed_with_float32(self) -> Self:

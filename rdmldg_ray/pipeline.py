@@ -180,9 +180,10 @@ class Pipeline:
             yaml.safe_load(read_bytes(self.config_location))
         )
         now = _flatten(self.config.model_dump(mode="json"))
-        changed = [key for key in now if before[key] != now[key] and not _free(key)]
+        # A mapping of the user's own, such as image settings, may have keys on one side only.
+        changed = [key for key in before | now if before.get(key) != now.get(key) and not _free(key)]
         if changed:
-            lines = [f"  {key}: was {before[key]!r}, now {now[key]!r}" for key in changed]
+            lines = [f"  {key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
             raise ConfigError(
                 "\n".join(
                     [

@@ -227,7 +227,7 @@ def test_a_dump_has_every_setting():
 
     def keys(tree):
         for name, value in tree.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and value:
                 yield from (f"{name}.{leaf}" for leaf in keys(value))
             else:
                 yield name

@@ -137,6 +137,12 @@ def test_a_run_records_its_config_and_may_go_on_with_the_same(pipeline, tmp_path
     assert recorded.stat().st_mtime_ns == before
 
 
+def test_image_settings_that_come_or_go_are_another_run(pipeline):
+    pipeline("model.image_settings.crop_to_patches=false").prepare()
+    with pytest.raises(ConfigError, match=r"model\.image_settings\.crop_to_patches: was False, now None"):
+        pipeline().prepare()
+
+
 def test_a_run_may_go_on_after_its_storage_was_moved(pipeline, tmp_path):
     pipeline().prepare()
     shutil.move(tmp_path / "runs", tmp_path / "moved/runs")

@@ -32,10 +32,15 @@ class PathwayPrompts:
     ``direct_tail`` and ``reasoning_tail`` are the token ids of each pathway's prompt after the
     longest prefix that both have in common. Cutting between tokens, not characters, keeps every
     token what it would be in a prompt of its own.
+
+    ``image_settings`` are those of ``model.image_settings``.
     """
 
-    def __init__(self, processor: Any, class_names: Sequence[str]):
+    def __init__(
+        self, processor: Any, class_names: Sequence[str], image_settings: dict[str, Any] | None = None
+    ):
         self.processor = processor
+        self.image_settings = image_settings or {}
         self.direct_text = render_prompt(processor, direct_prompt(class_names))
         self.reasoning_text = render_prompt(processor, reasoning_prompt(class_names))
         direct = processor.tokenizer(self.direct_text)["input_ids"]
@@ -64,6 +69,7 @@ class PathwayPrompts:
             images=[[image] for image in images],
             padding=True,
             return_tensors="pt",
+            **self.image_settings,
         )
         token_ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         inputs.pop("mm_token_type_ids", None)  # follows from the tokens; see mtct.positions

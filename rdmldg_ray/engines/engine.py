@@ -159,13 +159,15 @@ class Engine:
             if on_gpu
             else {"enforce_eager": True, "enable_chunked_prefill": False}
         )
-        self.prompts = PathwayPrompts(load_processor(self.base), self.class_names)
+        settings = self.config.model.image_settings
+        self.prompts = PathwayPrompts(load_processor(self.base), self.class_names, settings)
         self.llm = LLM(
             str(self.base),
             dtype=engines.dtype,
             max_model_len=self.config.model.max_length,
             tensor_parallel_size=max(1, engines.gpus_per_engine),
             limit_mm_per_prompt={"image": 1},
+            mm_processor_kwargs=settings or None,
             seed=self.config.seed,
             disable_log_stats=True,
             **machine,

@@ -67,7 +67,7 @@ class Worker:
         self.model = self._load_model(base)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.engine = self._initialize_deepspeed()
-        self.prompts = PathwayPrompts(load_processor(base), job.class_names)
+        self.prompts = PathwayPrompts(load_processor(base), job.class_names, job.config.model.image_settings)
         self.metrics_log = join(job.stage, "metrics.jsonl")
         self.metrics: list[str] = []
         self.progress = ProgressFile(job.stage) if self.rank == 0 else None

@@ -21,13 +21,18 @@ _TAG = "rdmldg_ray.stage"
 
 
 def check_tracking(names: Sequence[Tracker]) -> None:
-    """Raise ValueError, naming what to install, when a tracker's package is missing here."""
+    """Raise ValueError, naming the remedy, when a tracker lacks its package or its server here."""
     for name in names:
         if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise ValueError(
                 f"tracking: the package '{_PACKAGES[name]}' is not installed; pip install "
                 f"'rdmldg_ray[{name}]' on every node, or leave {name} out of 'tracking'"
             )
+    # By itself MLflow writes to the folder it runs in, which a worker loses when it ends.
+    if "mlflow" in names and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ValueError(
+            "tracking: mlflow needs the address of its server; set MLFLOW_TRACKING_URI in the environment"
+        )
 
 
 class StageTracker(Protocol):

@@ -56,3 +56,11 @@ def test_an_answer_ends_with_the_end_of_the_turn_and_reads_back(prompts, process
         ids = prompts.target_ids(text)
         assert ids[-1] == processor.tokenizer.eos_token_id
         assert processor.tokenizer.decode(ids[:-1]) == text
+
+
+def test_image_settings_reach_the_image_processor(processor, prompts, png):
+    image = decode_image("a", png())
+    other = PathwayPrompts(processor, ["a", "b"], {"do_normalize": False, "image_std": [1.0, 1.0, 1.0]})
+    plain = prompts.encode([image]).model_inputs["pixel_values"]
+    changed = other.encode([image]).model_inputs["pixel_values"]
+    assert (plain.min() < -0.9, changed.min() >= 0) == (True, True)

@@ -82,6 +82,13 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     check_tracking([])
 
 
+def test_mlflow_without_a_server_is_a_mistake(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match="set MLFLOW_TRACKING_URI in the environment"):
+        check_tracking(["mlflow"])
+
+
 def test_a_tracker_that_does_not_start_is_named_with_why(log, tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://x")
