@@ -63,6 +63,24 @@ def decode_image(sample_id: str, data: bytes) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
 
 
+def viewable(sample_id: str, data: bytes) -> tuple[str, bytes]:
+    """An encoding which any viewer shows as ``decode_image`` decodes it, with its MIME type.
+
+    The bytes themselves where they are such a one, otherwise a PNG.
+
+    Raises:
+        ImageError: as ``decode_image``.
+    """
+    with _failures_named(sample_id), _open(data) as image:
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        opaque = image.mode in ("L", "RGB") and not image.has_transparency_data
+        if upright and opaque and image.format in ("JPEG", "PNG", "WEBP"):
+            return f"image/{image.format.lower()}", data
+    sink = io.BytesIO()
+    decode_image(sample_id, data).save(sink, "PNG")
+    return "image/png", sink.getvalue()
+
+
 def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=_FORMATS)
 

@@ -98,3 +98,32 @@ def test_a_bad_chain_is_told_with_its_line(tmp_path):
         *("--storage", str(tmp_path)),
     )
     assert f"{tmp_path}/bad.jsonl, line 1: 'messages' (or 'conversations') is not one question" in message
+
+
+def test_a_dry_annotation_estimates_tokens_and_cost_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    new = tmp_path / "new"
+    result = rdmldg("annotate", "iconbed", "--storage", str(new), "--dry-run", "--max-samples", "100")
+    assert result.exit_code == 0, result.output
+    assert "to ask: 100 samples, 1 to 3 answers each; with one each about" in result.output
+    assert "cost: about $" in result.output
+    assert not new.exists()
+    mini.write_mini(str(tmp_path))
+    options = ("--storage", str(tmp_path), "--dry-run")
+    result = rdmldg("annotate", "mini", "--teacher", "org/llama", *options)
+    assert "90 samples of mini, 0 done" in result.output
+    assert "the price of 'org/llama' is not known; give it with --prices IN OUT" in result.output
+    result = rdmldg("annotate", "mini", "--teacher", "org/llama", *options, "--prices", "0", "100")
+    assert "cost: about $3.15 with one answer each, $9.45 with 3" in result.output
+
+
+def test_an_annotation_names_what_is_wrong_with_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    mini.write_mini(str(tmp_path))
+    options = ("mini", "--storage", str(tmp_path))
+    assert "no API key: set OPENAI_API_KEY" in mistake("annotate", *options)
+    assert "--teacher vllm needs --model" in mistake("annotate", *options, "--teacher", "vllm")
+    assert "go with --teacher vllm" in mistake("annotate", *options, "--model", "tiny")
+    missing = str(tmp_path / "missing")
+    assert "no such model folder" in mistake("annotate", *options, "--teacher", "vllm", "--model", missing)
+    assert "ingest the data set again" in mistake("annotate", "pacs", "--storage", str(tmp_path))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdmldg_ray.images import ImageError, check_image, decode_image
+from rdmldg_ray.images import ImageError, check_image, decode_image, viewable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -154,3 +154,39 @@ def test_what_does_not_decode_names_the_sample_and_the_remedy(data):
         ImageError, match=r"^d/a\.png: the image does not decode .* ingest the data set again"
     ):
         decode_image("d/a.png", data)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_what_any_viewer_shows_rightly_is_shown_untouched(format, mode):
+    data = encoded(noise().convert(mode), format)
+    assert viewable("a", data) == (f"image/{format.lower()}", data)
+
+
+def sideways():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(noise((7, 5)), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        sideways(),
+        palette(transparent=True),
+        encoded(noise(), "BMP"),
+        encoded(noise(), "TIFF"),
+        encoded(noise().convert("CMYK"), "JPEG"),
+        png16(np.full((2, 3), 40_000, np.uint16), 0),
+    ],
+    ids=["sideways", "transparent", "bmp", "tiff", "cmyk", "16 bits"],
+)
+def test_what_viewers_may_show_otherwise_is_shown_as_it_is_decoded(data):
+    kind, shown_data = viewable("a", data)
+    assert kind == "image/png"
+    assert decode_image("a", shown_data).tobytes() == decode_image("a", data).tobytes()
+
+
+def test_what_is_no_image_cannot_be_shown():
+    with pytest.raises(ImageError, match="a: the image does not decode"):
+        viewable("a", b"<html>")

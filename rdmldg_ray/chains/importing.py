@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.export import IMAGE_MARK
-from rdmldg_ray.chains.format import ChainFormatError, match_class, normalize_answer, parse_chain
+from rdmldg_ray.chains.format import ChainFormatError, parse_chain
 from rdmldg_ray.chains.store import write_chains
+from rdmldg_ray.chains.verdict import judge_text
 from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, DatasetInfo, chains_location, read_dataset_info
 from rdmldg_ray.domainbed.view import sample_index
 
@@ -72,16 +73,13 @@ class _Import:
                 f"the field 'conclusion' is '{row['conclusion']}', but the chain concludes '{conclusion}'; "
                 "correct or remove the field"
             )
-        right = normalize_answer(conclusion) == normalize_answer(label)
-        if kept and not right:
+        verdict = judge_text(text, label, self.info.classes)
+        if kept and not verdict.kept:
             raise ValueError(
                 f"the chain is marked as kept, but concludes '{conclusion}' where the label is '{label}'; "
                 "set its 'kept' to false, or remove the field"
             )
-        reason = None
-        if not right:
-            reason = "not_a_class" if match_class(conclusion, self.info.classes) is None else "wrong_class"
-        return {**row, "conclusion": conclusion, "kept": right, "reason": reason}
+        return {**row, "conclusion": conclusion, "kept": verdict.kept, "reason": verdict.reason}
 
     def _sample(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         if given.get("id") is not None:

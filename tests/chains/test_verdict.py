@@ -1,0 +1,23 @@
+import pytest
+
+from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.verdict import Verdict, judge_text
+
+
+def chain(conclusion):
+    return render_chain(dict.fromkeys(STAGES, "words") | {"CONCLUSION": conclusion})
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (chain("Sea Animal."), Verdict("Sea Animal.", None)),
+        (chain("bird"), Verdict("bird", "wrong_class")),
+        (chain("a sea animal"), Verdict("a sea animal", "not_a_class")),
+        ("<CONCLUSION>bird</CONCLUSION>", Verdict("bird", "missing_stage")),
+        ("bird", Verdict(None, "missing_stage")),
+    ],
+)
+def test_a_chain_is_kept_when_its_five_stages_conclude_with_the_label(text, verdict):
+    assert judge_text(text, "sea_animal", ["bird", "sea_animal"]) == verdict
+    assert verdict.kept == (verdict.reason is None)
