@@ -1,9 +1,10 @@
-"""A door in front of an S3 server that counts what passes: which objects were asked for, and their bytes."""
+"""A door in front of an S3 server that counts what passes (which objects were asked for, and their bytes) and
+can refuse some of it."""
 
 import http.client
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -30,8 +31,13 @@ class Counted:
 
 
 @contextmanager
-def s3_counter(server: str) -> Iterator[tuple[str, Counted]]:
-    """Pass requests on to ``server``, an endpoint; yields the endpoint to use and the counts."""
+def s3_counter(
+    server: str, refuse: Callable[[str, str], bool] = lambda command, path: False
+) -> Iterator[tuple[str, Counted]]:
+    """Pass requests on to ``server``, an endpoint; yields the endpoint to use and the counts.
+
+    Those for which ``refuse(command, path)`` is true are answered "access denied" instead.
+    """
     counted = Counted()
     lock = threading.Lock()
     address = urlsplit(server).netloc
@@ -41,6 +47,13 @@ def s3_counter(server: str) -> Iterator[tuple[str, Counted]]:
 
         def _pass_on(self) -> None:
             data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if refuse(self.command, self.path):
+                content = b"<Error><Code>AccessDenied</Code></Error>"
+                self.send_response(403)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+                return
             connection = http.client.HTTPConnection(address, timeout=60)
             # All headers stay as they are, the host too: the client signed them.
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)

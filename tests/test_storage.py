@@ -1,10 +1,12 @@
 import os
 import traceback
 
+import boto3
 import pyarrow as pa
 import pytest
 import s3_server
 from pyarrow import fs
+from s3_counter import s3_counter
 
 from rdmldg_ray import storage
 from rdmldg_ray.storage import StorageError, join
@@ -65,14 +67,25 @@ def test_a_file_of_many_chunks_is_their_sum(root):
     assert storage.read_bytes(join(root, "a")) == b"".join(chunks)
 
 
-def test_a_file_whose_chunks_fail_is_not_there(root):
-    def broken():
-        yield b"x" * 12_000_000
-        raise EOFError("cut short")
+def broken(error):
+    yield b"x" * 12_000_000
+    raise error
 
-    with pytest.raises(EOFError):
-        storage.write_chunks(join(root, "a"), broken())
+
+@pytest.mark.parametrize("error", [EOFError("cut short"), OSError("disk"), KeyboardInterrupt()], ids=repr)
+def test_a_file_whose_chunks_fail_is_not_there(root, error):
+    with pytest.raises(type(error)) as caught:
+        storage.write_chunks(join(root, "a"), broken(error))
+    assert caught.value is error
     assert names(root) == []
+
+
+def test_what_was_there_survives_a_failing_write(root):
+    storage.write_bytes(join(root, "a"), b"old")
+    with pytest.raises(EOFError):
+        storage.write_chunks(join(root, "a"), broken(EOFError("cut short")))
+    assert storage.read_bytes(join(root, "a")) == b"old"
+    assert names(root) == ["a"]
 
 
 def test_files_are_listed_in_plain_string_order_with_their_suffix(root):
@@ -196,6 +209,27 @@ def test_an_empty_location_has_nothing_to_download(tmp_path, root):
 
 
 # What S3 alone can refuse.
+
+
+@pytest.mark.parametrize(
+    ("size", "refused"),
+    [(5, "PUT"), (20_000_000, "partNumber=2"), (20_000_000, "uploads"), (20_000_000, "POST uploadId")],
+)
+def test_what_was_there_survives_a_write_that_the_server_refuses(s3_root, monkeypatch, size, refused):
+    storage.write_bytes(join(s3_root, "a"), b"old")
+
+    def refuse(command, path):
+        return all(word in f"{command} {path}" for word in refused.split())
+
+    with s3_counter(os.environ["AWS_ENDPOINT_URL"], refuse) as (endpoint, _), monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(StorageError, match="refused the credentials \\(ACCESS_DENIED\\)"):
+            storage.write_bytes(join(s3_root, "a"), b"x" * size)
+    assert storage.read_bytes(join(s3_root, "a")) == b"old"
+    assert names(s3_root) == ["a"]
+    # Parts of an upload that was given up would not be listed, and still be paid for.
+    assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=s3_server.BUCKET)
+
 
 OPERATIONS = {
     "exists": storage.exists,

@@ -107,14 +107,14 @@ def test_other_content_is_replaced_whole(tmp_path, root, text):
 
 
 def test_an_interrupted_writing_leaves_no_info(tmp_path, monkeypatch):
-    write = storage.write_bytes
+    write = storage.write_table
 
-    def fail_at_chains(location, data):
+    def fail_at_chains(location, table):
         if "/chains/" in location:
             raise storage.StorageError(f"{location}: disk full")
-        write(location, data)
+        write(location, table)
 
-    monkeypatch.setattr(storage, "write_bytes", fail_at_chains)
+    monkeypatch.setattr(storage, "write_table", fail_at_chains)
     with pytest.raises(ValueError, match="disk full"):
         samples.write_iconbed(str(tmp_path))
     with pytest.raises(ValueError, match=r"dataset\.json.*ingest the data set again"):

@@ -1,36 +1,25 @@
-"""One thin way to object storage and to the local disk.
-
-A location is a plain string: a local path or ``s3://bucket/prefix``. Endpoint, region and
-credentials of S3 come from the usual AWS environment variables and files, and from nowhere else;
-no message repeats them.
-"""
+"""Files and folders: found, listed, read, written whole, removed."""
 
 import io
 import json
 import os
 import re
 import shutil
-import threading
 import uuid
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
-from rdmldg_ray import s3
+from rdmldg_ray.storage import s3
 
 # Each read from S3 is a request.
 _READ_AHEAD = 1024 * 1024
-_MAX_OPENED = 256
 
 
 class StorageError(ValueError):
@@ -66,7 +55,7 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
             f"{shown}: no valid bucket name; write s3://bucket/prefix, and give credentials in the "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
         )
-    with _errors_explained(location, "opened"):
+    with errors_explained(location, "opened"):
         return s3.connect(bucket), "/".join([bucket, *filter(None, keys)])
 
 
@@ -76,7 +65,7 @@ def as_uri(location: str) -> str:
 
 
 @contextmanager
-def _errors_explained(location: str, done: str) -> Iterator[None]:
+def errors_explained(location: str, done: str) -> Iterator[None]:
     """Turn what a file system raises into a StorageError with the location and the remedy."""
     try:
         yield
@@ -100,7 +89,7 @@ def _check_bucket(location: str) -> None:
     """Raise for a missing bucket; servers and pyarrow tell it apart from a missing key only here."""
     if location.startswith("s3://"):
         filesystem, path = open_location(location)
-        with _errors_explained(location, "found"):
+        with errors_explained(location, "found"):
             found = filesystem.get_file_info(path.split("/")[0]).type
         if found == fs.FileType.NotFound:
             raise StorageError(f"{location}: cannot be found: {s3.explain(location, 'NO_SUCH_BUCKET')}")
@@ -108,7 +97,7 @@ def _check_bucket(location: str) -> None:
 
 def _file_type(location: str) -> fs.FileType:
     filesystem, path = open_location(location)
-    with _errors_explained(location, "found"):
+    with errors_explained(location, "found"):
         found = filesystem.get_file_info(path).type
     if found == fs.FileType.NotFound:
         _check_bucket(location)
@@ -149,7 +138,7 @@ def list_entries(location: str) -> list[FileEntry]:
     filesystem, path = open_location(location)
     selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
     prefix = "s3://" if location.startswith("s3://") else ""
-    with _errors_explained(location, "listed"):
+    with errors_explained(location, "listed"):
         try:
             infos = filesystem.get_file_info(selector)
         except NotADirectoryError:
@@ -197,7 +186,7 @@ def read_bytes(location: str) -> bytes:
         StorageError: when the file is missing or cannot be read.
     """
     filesystem, path = open_location(location)
-    with _errors_explained(location, "read"), filesystem.open_input_file(path) as stream:
+    with errors_explained(location, "read"), filesystem.open_input_file(path) as stream:
         return stream.read()
 
 
@@ -208,7 +197,7 @@ def open_input(location: str) -> io.BufferedReader:
         StorageError: when the file is missing or cannot be opened.
     """
     filesystem, path = open_location(location)
-    with _errors_explained(location, "read"):
+    with errors_explained(location, "read"):
         return io.BufferedReader(filesystem.open_input_file(path), _READ_AHEAD)
 
 
@@ -224,34 +213,37 @@ def write_bytes(location: str, data: bytes) -> None:
 def write_chunks(location: str, chunks: Iterable[bytes]) -> None:
     """Write a file whole, as ``write_bytes`` does, from content that need not fit in memory.
 
-    What the chunks' own iteration raises passes through, and no file is left.
+    What the chunks' own iteration raises passes through, and what was there before stays.
 
     Raises:
         StorageError: when the location cannot be written.
     """
     filesystem, path = open_location(location)
-    # An S3 object appears when its upload completes; a local file must be renamed into place.
-    local = isinstance(filesystem, fs.LocalFileSystem)
-    target = f"{path}.{uuid.uuid4().hex}.tmp" if local else path
-    with _errors_explained(location, "written"):
-        if local:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        bucket, _, key = path.partition("/")
+        try:
+            s3.upload(bucket, key, chunks)
+        except s3.RefusedError as refused:
+            problem = s3.explain(location, refused.code)
+            raise StorageError(f"{location}: cannot be written: {problem}") from None
+        return
+    unfinished = f"{path}.{uuid.uuid4().hex}.tmp"
+    with errors_explained(location, "written"):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         # By default a name that ends in .gz would have its content compressed once more.
-        stream = filesystem.open_output_stream(target, compression=None)
+        stream = filesystem.open_output_stream(unfinished, compression=None)
     try:
         for chunk in chunks:
-            with _errors_explained(location, "written"):
+            with errors_explained(location, "written"):
                 stream.write(chunk)
-        with _errors_explained(location, "written"):
+        with errors_explained(location, "written"):
             stream.close()
-            if local:
-                os.replace(target, path)
+            os.replace(unfinished, path)
     except BaseException:
-        # Closing is the only way to give a stream up, and on S3 it completes the upload.
         with suppress(OSError):
             stream.close()
         with suppress(OSError):
-            filesystem.delete_file(target)
+            filesystem.delete_file(unfinished)
         raise
 
 
@@ -263,91 +255,6 @@ def read_json(location: str) -> Any:
 def write_json(location: str, value: Any) -> None:
     """Write JSON, indented, replacing the file whole."""
     write_bytes(location, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file, or all Parquet files below a folder in sorted order, as one table.
-
-    Raises:
-        StorageError: when there is none.
-    """
-    files = [location] if location.endswith(".parquet") else list_files(location, ".parquet")
-    if not files:
-        raise StorageError(f"{location}: no Parquet files here")
-    return pa.concat_tables([_read_parquet(file, columns) for file in files])
-
-
-def _read_parquet(location: str, columns: list[str] | None) -> pa.Table:
-    filesystem, path = open_location(location)
-    with _errors_explained(location, "read"):
-        return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
-
-
-@contextmanager
-def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file whose metadata is read and whose columns are to be chosen.
-
-    Raises:
-        StorageError: when it is missing or cannot be read.
-    """
-    filesystem, path = open_location(location)
-    with _errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
-        yield parquet
-
-
-def read_images(index: pa.Table) -> list[bytes]:
-    """The encoded images that rows point at with ``file``, ``row_group`` and ``row``, in their order.
-
-    Each row group is read once. Files are kept open and are taken to be what they were: parts of a data
-    set do not change.
-
-    Raises:
-        StorageError: when a file cannot be read.
-    """
-    wanted: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
-    columns = (index[name].to_pylist() for name in ("file", "row_group", "row"))
-    for position, (file, group, row) in enumerate(zip(*columns, strict=True)):
-        wanted[file, group].append((row, position))
-    images = [b""] * len(index)
-    for places, group_images in zip(wanted.values(), _readers().map(_read_group, wanted), strict=True):
-        for row, position in places:
-            images[position] = group_images[row].as_py()
-    return images
-
-
-# A batch takes rows from all over a data set, and each is a request to S3 that is mostly waiting.
-@lru_cache(maxsize=1)
-def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(8, thread_name_prefix="read-images")
-
-
-_opened = threading.local()
-
-
-def _read_group(place: tuple[str, int]) -> pa.ChunkedArray:
-    location, group = place
-    # A reader is for one thread at a time.
-    files: dict[str, pq.ParquetFile] = _opened.__dict__.setdefault("files", {})
-    with _errors_explained(location, "read"):
-        if location not in files:
-            if len(files) >= _MAX_OPENED:
-                files.clear()
-            filesystem, path = open_location(location)
-            files[location] = pq.ParquetFile(path, metadata=_metadata(location), filesystem=filesystem)
-        return files[location].read_row_group(group, columns=["image"])["image"]
-
-
-@lru_cache(maxsize=4096)
-def _metadata(location: str) -> pq.FileMetaData:
-    with open_parquet(location) as parquet:
-        return parquet.metadata
-
-
-def write_table(location: str, table: pa.Table) -> None:
-    """Write one Parquet file whole."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(location, sink.getvalue().to_pybytes())
 
 
 def upload_folder(local: Path, location: str) -> None:
@@ -376,7 +283,7 @@ def download_folder(location: str, local: Path) -> Path:
 def delete_file(location: str) -> None:
     """Remove a file; nothing happens when it is missing."""
     filesystem, path = open_location(location)
-    with _errors_explained(location, "deleted"), suppress(FileNotFoundError):
+    with errors_explained(location, "deleted"), suppress(FileNotFoundError):
         filesystem.delete_file(path)
 
 
@@ -384,7 +291,7 @@ def delete_folder(location: str) -> None:
     """Remove a folder and what is in it; nothing happens when it is missing."""
     if _file_type(location) == fs.FileType.Directory:
         filesystem, path = open_location(location)
-        with _errors_explained(location, "deleted"):
+        with errors_explained(location, "deleted"):
             filesystem.delete_dir(path)
 
 

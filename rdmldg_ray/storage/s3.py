@@ -1,9 +1,12 @@
-"""S3 through pyarrow: where its server is, and what its refusals mean. Used by ``storage`` alone."""
+"""S3: where its server is, how objects get there whole, and what its refusals mean."""
 
+import io
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
@@ -61,6 +64,73 @@ def _endpoint_of_file(config: str, profile: str | None) -> str | None:
     )
     endpoint = str(client.meta.endpoint_url)
     return None if ".amazonaws.com" in endpoint else endpoint
+
+
+class RefusedError(Exception):
+    """S3 did not take an object. ``code`` is its word for why, as ``explain`` takes it."""
+
+    def __init__(self, code: str):
+        super().__init__(code)
+        self.code = code
+
+
+def upload(bucket: str, key: str, chunks: Iterable[bytes]) -> None:
+    """Put an object together from chunks; it is there when all of them are, and then at once.
+
+    Until then, and when anything fails, what was there before is there. pyarrow cannot do this: closing
+    is its only way to give an upload up, and that completes it.
+
+    Raises:
+        RefusedError: when the server does not take it. What the chunks' iteration raises passes through.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+
+    try:
+        # In parts when it is large, which a failure throws away.
+        _client().upload_fileobj(io.BufferedReader(_ChunkStream(chunks)), bucket, key)
+    # Their words may quote the request and with it a key, so only the code goes on.
+    except ClientError as error:
+        code = str(error.response["Error"]["Code"])
+        raise RefusedError(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()) from None
+    except HTTPClientError:
+        raise RefusedError("NETWORK_CONNECTION") from None
+    except NoCredentialsError:
+        raise RefusedError("MISSING_AUTHENTICATION_TOKEN") from None
+    except BotoCoreError as error:
+        raise RefusedError(type(error).__name__) from None
+
+
+def _client() -> Any:
+    return _make_client(frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+
+
+@lru_cache(maxsize=16)
+def _make_client(environment: frozenset[tuple[str, str]]) -> Any:
+    import boto3  # slow to import, and many commands write nothing
+
+    return boto3.Session().client("s3")
+
+
+class _ChunkStream(io.RawIOBase):
+    """Chunks as a stream to read from."""
+
+    def __init__(self, chunks: Iterable[bytes]):
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
 
 
 def explain(location: str, code: str) -> str:

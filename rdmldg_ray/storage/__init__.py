@@ -1,0 +1,64 @@
+"""One thin way to object storage and to the local disk.
+
+A location is a plain string: a local path or ``s3://bucket/prefix``. Endpoint, region and
+credentials of S3 come from the usual AWS environment variables and files, and from nowhere else;
+no message repeats them.
+"""
+
+from rdmldg_ray.storage.files import (
+    FileEntry,
+    StorageError,
+    as_uri,
+    check_writable,
+    delete_file,
+    delete_folder,
+    download_folder,
+    exists,
+    folder_prefix,
+    is_file,
+    join,
+    list_entries,
+    list_files,
+    open_input,
+    open_location,
+    read_bytes,
+    read_json,
+    upload_folder,
+    write_bytes,
+    write_chunks,
+    write_json,
+)
+from rdmldg_ray.storage.tables import (
+    open_parquet,
+    read_images,
+    read_table,
+    write_table,
+)
+
+__all__ = [
+    "FileEntry",
+    "StorageError",
+    "as_uri",
+    "check_writable",
+    "delete_file",
+    "delete_folder",
+    "download_folder",
+    "exists",
+    "folder_prefix",
+    "is_file",
+    "join",
+    "list_entries",
+    "list_files",
+    "open_input",
+    "open_location",
+    "open_parquet",
+    "read_bytes",
+    "read_images",
+    "read_json",
+    "read_table",
+    "upload_folder",
+    "write_bytes",
+    "write_chunks",
+    "write_json",
+    "write_table",
+]

@@ -1,0 +1,106 @@
+"""Parquet, and the images within it."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdmldg_ray.storage.files import (
+    StorageError,
+    errors_explained,
+    list_files,
+    open_location,
+    write_bytes,
+)
+
+_MAX_OPENED = 256
+
+
+def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or all Parquet files below a folder in sorted order, as one table.
+
+    Raises:
+        StorageError: when there is none.
+    """
+    files = [location] if location.endswith(".parquet") else list_files(location, ".parquet")
+    if not files:
+        raise StorageError(f"{location}: no Parquet files here")
+    return pa.concat_tables([_read_parquet(file, columns) for file in files])
+
+
+def _read_parquet(location: str, columns: list[str] | None) -> pa.Table:
+    filesystem, path = open_location(location)
+    with errors_explained(location, "read"):
+        return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
+
+
+@contextmanager
+def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose metadata is read and whose columns are to be chosen.
+
+    Raises:
+        StorageError: when it is missing or cannot be read.
+    """
+    filesystem, path = open_location(location)
+    with errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        yield parquet
+
+
+def read_images(index: pa.Table) -> list[bytes]:
+    """The encoded images that rows point at with ``file``, ``row_group`` and ``row``, in their order.
+
+    Each row group is read once. Files are kept open and are taken to be what they were: parts of a data
+    set do not change.
+
+    Raises:
+        StorageError: when a file cannot be read.
+    """
+    wanted: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    columns = (index[name].to_pylist() for name in ("file", "row_group", "row"))
+    for position, (file, group, row) in enumerate(zip(*columns, strict=True)):
+        wanted[file, group].append((row, position))
+    images = [b""] * len(index)
+    for places, group_images in zip(wanted.values(), _readers().map(_read_group, wanted), strict=True):
+        for row, position in places:
+            images[position] = group_images[row].as_py()
+    return images
+
+
+# A batch takes rows from all over a data set, and each is a request to S3 that is mostly waiting.
+@lru_cache(maxsize=1)
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(8, thread_name_prefix="read-images")
+
+
+_opened = threading.local()
+
+
+def _read_group(place: tuple[str, int]) -> pa.ChunkedArray:
+    location, group = place
+    # A reader is for one thread at a time.
+    files: dict[str, pq.ParquetFile] = _opened.__dict__.setdefault("files", {})
+    with errors_explained(location, "read"):
+        if location not in files:
+            if len(files) >= _MAX_OPENED:
+                files.clear()
+            filesystem, path = open_location(location)
+            files[location] = pq.ParquetFile(path, metadata=_metadata(location), filesystem=filesystem)
+        return files[location].read_row_group(group, columns=["image"])["image"]
+
+
+@lru_cache(maxsize=4096)
+def _metadata(location: str) -> pq.FileMetaData:
+    with open_parquet(location) as parquet:
+        return parquet.metadata
+
+
+def write_table(location: str, table: pa.Table) -> None:
+    """Write one Parquet file whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(location, sink.getvalue().to_pybytes())
