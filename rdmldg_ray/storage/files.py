@@ -172,7 +172,7 @@ def list_folders(location: str) -> list[str]:
         StorageError: when the folder cannot be listed.
     """
     filesystem, path = open_location(location)
-    with _errors_explained(location, "listed"):
+    with errors_explained(location, "listed"):
         infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     if not infos:
         _check_bucket(location)
