@@ -3,6 +3,6 @@
 from rdmldg_ray.cli.base import app
 
 # Importing a module adds its commands; --help lists them in this order.
-from rdmldg_ray.cli import runs, protocol, data  # isort: skip
+from rdmldg_ray.cli import runs, protocol, analyze, data  # isort: skip
 
-__all__ = ["app", "data", "protocol", "runs"]
+__all__ = ["analyze", "app", "data", "protocol", "runs"]
