@@ -219,6 +219,18 @@ class Pipeline:
             predictions = predict(pool, samples, list(self.info.classes), self.config, bar.update)
         return predictions, accuracies(predictions)
 
+    def probe_set(self, held_out: str) -> tuple[dict[str, str | None], pa.Table]:
+        """What ``evaluation.probe`` measures: the adapter of each evaluated model, and the ``out`` parts of
+        all domains with the teacher's chains."""
+        complete = self.state()
+        mine = [stage for stage in self.stages if stage.held_out == held_out and stage.kind == "evaluate"]
+        adapters = {s.model: self._adapter(held_out, s.round) for s in mine if s.name in complete}
+        samples = self._evaluation_set(held_out).filter(pc.field("part") == "out")
+        name, teacher = self.info.name, self.config.data.chains
+        chains = read_chains(self.config.storage, name, teacher, self.info.environments)
+        location = chains_location(self.config.storage, name, teacher)
+        return adapters, attach_chains(samples, chains, location)
+
     def close(self) -> None:
         """End the engines."""
         if self._pool:

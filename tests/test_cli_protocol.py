@@ -11,6 +11,12 @@ from rdmldg_ray.storage import list_folders, write_json
 from rdmldg_ray.variants import ablation_configs, trial_configs
 
 
+def rows_of(output):
+    """The cells of a printed table's rows, its heading's too."""
+    lines = [line.replace("┃", "│") for line in output.splitlines() if line.startswith(("│", "┃"))]
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+
+
 @pytest.fixture
 def root(tmp_path):
     """Two runs with results, and a folder that has none."""
@@ -71,8 +77,7 @@ def test_an_ablation_plans_its_runs_and_prints_its_table_from_storage(tmp_path, 
     printed = rdmldg("ablate", "demo", "--trials", "0,1", "--storage", root)
     assert printed.exit_code == 0, printed.output
     assert "mean of 2 trials" in printed.output
-    lines = [line.split("│")[1:-1] for line in printed.output.splitlines() if "labels only" in line]
-    assert [[cell.strip() for cell in line] for line in lines] == [
+    assert [row for row in rows_of(printed.output) if row[0] == "labels only"] == [
         ["labels only", "direct", "10.0", "10.0"],
         ["labels only", "direct", "5.0", "5.0"],
     ]
