@@ -22,7 +22,7 @@ from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA, TOKEN_SCHEMA
 from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
-from rdmldg_ray.models.loading import load_adapter, load_base, load_processor
+from rdmldg_ray.models.loading import load_base, load_merged, load_processor
 from rdmldg_ray.storage import download_folder, read_images
 
 
@@ -32,13 +32,15 @@ class Probe:
     def __init__(self, config: Config, class_names: list[str], adapter: str | None):
         base = model_folder(config.model.path)
         self.family = family_of(base)
-        model: Any = load_base(base, config.model)
-        if adapter:
+        model: Any
+        if adapter is None:
+            model = load_base(base, config.model)
+        else:
             with tempfile.TemporaryDirectory() as folder:
-                model = load_adapter(model, download_folder(adapter, Path(folder))).merge_and_unload()
+                model = load_merged(base, download_folder(adapter, Path(folder)), config.model)
         self.device = torch.device("cuda" if config.workers.gpus_per_worker > 0 else "cpu")
         self.model = model.to(self.device).eval()
-        self.prompts = PathwayPrompts(load_processor(base), class_names)
+        self.prompts = PathwayPrompts(load_processor(base), class_names, config.model.image_settings)
 
     @torch.inference_mode()
     def score(self, image: Image.Image, chain: str, label: str) -> Iterator[dict[str, Any]]:

@@ -92,14 +92,18 @@ def plain_model(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def save_merged(base: Path, trained: Path, config: ModelConfig, target: Path) -> None:
-    """Write base and what ``save_trained`` left as a plain model folder that transformers and vLLM load."""
+def load_merged(base: Path, trained: Path, config: ModelConfig) -> PreTrainedModel:
+    """Base and what ``save_trained`` left, as one plain model."""
     model = load_base(base, config)
     if (trained / _ADAPTER_CONFIG).is_file():
-        model = PeftModel.from_pretrained(model, trained).merge_and_unload()
-    else:
-        model = _with_weights(model, trained)
-    model.save_pretrained(target)
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, trained).merge_and_unload()
+        return merged
+    return _with_weights(model, trained)
+
+
+def save_merged(base: Path, trained: Path, config: ModelConfig, target: Path) -> None:
+    """Write ``load_merged`` as a plain model folder that transformers and vLLM load."""
+    load_merged(base, trained, config).save_pretrained(target)
     load_processor(base).save_pretrained(target)
 
 
