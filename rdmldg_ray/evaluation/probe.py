@@ -32,15 +32,15 @@ class Probe:
     def __init__(self, config: Config, class_names: list[str], adapter: str | None):
         base = model_folder(config.model.path)
         self.family = family_of(base)
-        with tempfile.TemporaryDirectory() as folder:
-            model: Any = (
-                load_merged(base, download_folder(adapter, Path(folder)), config.model)
-                if adapter
-                else load_base(base, config.model)
-            )
+        model: Any
+        if adapter is None:
+            model = load_base(base, config.model)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                model = load_merged(base, download_folder(adapter, Path(folder)), config.model)
         self.device = torch.device("cuda" if config.workers.gpus_per_worker > 0 else "cpu")
         self.model = model.to(self.device).eval()
-        self.prompts = PathwayPrompts(load_processor(base), class_names)
+        self.prompts = PathwayPrompts(load_processor(base), class_names, config.model.image_settings)
 
     @torch.inference_mode()
     def score(self, image: Image.Image, chain: str, label: str) -> Iterator[dict[str, Any]]:

@@ -93,10 +93,11 @@ def plain_model(model: Any) -> Any:
 
 
 def load_merged(base: Path, trained: Path, config: ModelConfig) -> PreTrainedModel:
-    """Base and what ``save_trained`` left as one plain model, in the configured dtype, on the CPU."""
+    """Base and what ``save_trained`` left, as one plain model."""
     model = load_base(base, config)
     if (trained / _ADAPTER_CONFIG).is_file():
-        return PeftModel.from_pretrained(model, trained).merge_and_unload()
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, trained).merge_and_unload()
+        return merged
     return _with_weights(model, trained)
 
 

@@ -15,6 +15,7 @@ from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.config import load_config
 from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info
 from rdmldg_ray.domainbed.view import sample_index
+from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.storage import read_table
 
 pytestmark = pytest.mark.slow
@@ -43,8 +44,8 @@ def train(ray_cluster, tmp_path_factory):
     return train
 
 
-def adapter(stage):
-    weights = load_file(stage / "adapter" / "adapter_model.safetensors")
+def adapter(stage, file="adapter_model.safetensors"):
+    weights = load_file(stage / "adapter" / file)
     return torch.cat([weights[name].flatten() for name in sorted(weights)])
 
 
@@ -73,6 +74,20 @@ def test_zero_stages_give_the_same_trajectory(train):
     for stage in (1, 2, 3):
         sharded = train(f"zero-{stage}", *settings, f"workers.zero_stage={stage}")
         assert relative_difference(adapter(sharded), adapter(plain)) < 1e-4
+
+
+def test_full_fine_tuning_is_the_same_in_parts_and_with_activations_computed_again(train):
+    settings = ["mtct.batch_size=12", "mtct.micro_batch_size=6", "mtct.learning_rate=1e-4"]
+    settings += ["lora.enabled=false", "lora.parts=[decoder]"]
+    plain = train("full", *settings)
+    sharded = train("full-zero-3", *settings, "workers.zero_stage=3", "workers.gradient_checkpointing=true")
+    weights = [adapter(stage, "trained.safetensors") for stage in (plain, sharded)]
+    base = load_file(TINY_BASE / "model.safetensors")
+    decoder = sum(w.numel() for name, w in base.items() if name.startswith("model.text_model."))
+    assert weights[0].numel() == decoder, "embeddings are shared with the output layer"
+    assert relative_difference(weights[1], weights[0]) < 1e-5
+    checkpoints = [file for file in plain.rglob("checkpoints/**/*") if file.is_file()]
+    assert sum(file.stat().st_size for file in checkpoints) < 1.1 * 12 * decoder, "nothing frozen is saved"
 
 
 def test_a_worker_killed_in_mid_epoch_changes_nothing(train):
