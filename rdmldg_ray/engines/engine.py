@@ -11,11 +11,19 @@ import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config import Config, Pathway
+from rdmldg_ray.images import ImageError, decode_image
 from rdmldg_ray.models.folder import model_folder
-from rdmldg_ray.storage import download_folder
+from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
+from rdmldg_ray.storage import download_folder, join, read_table
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from rdmldg_ray.chains.pathways import PathwayPrompts
+
+
+class EngineLostError(RuntimeError):
+    """An engine's own process has ended; another engine can do its work."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Request:
     top_p: float
     max_new_tokens: int
     seed: int
+    score_label: bool = False
+    """Whether to tell the label's log-probability by the direct pathway as well."""
 
 
 ANSWER_SCHEMA = pa.schema(
@@ -39,8 +49,12 @@ ANSWER_SCHEMA = pa.schema(
         ("num_tokens", pa.int32()),
         ("logprob", pa.float64()),  # sum over the answer's tokens, in nats
         ("finished", pa.bool_()),  # ended by itself, not by the token limit
+        ("label_logprob", pa.float64()),  # of the label by the direct pathway, in nats; null unless asked for
+        ("error", pa.string()),  # why there is no answer: what is wrong with the image
     ]
 )
+
+_NO_ANSWER = {"text": "", "num_tokens": 0, "logprob": 0.0, "finished": False}
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,12 @@ class Engine:
         self.prompts: PathwayPrompts | None = None
 
     def load(self, adapter: str | None) -> LoadReport:
-        """Serve base plus adapter; the base alone for None. Reloads in place once started."""
+        """Serve base plus adapter; the base alone for None. Reloads in place once started.
+
+        Raises:
+            ParityError: when the engine does not compute what was trained.
+            EngineLostError: when vLLM's own process has ended.
+        """
         started = time.perf_counter()
         how: Literal["start", "reload"] = "reload" if self.llm else "start"
         if not self.llm:
@@ -79,63 +98,96 @@ class Engine:
                 self._reload(self._merge(adapter, Path(folder)))
         elif how == "reload":
             self._reload(self.base)
-        return LoadReport(how, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return LoadReport(how, seconds, self._check_parity(adapter) if adapter else None)
 
     def generate(self, batch: pa.Table, request: Request) -> pa.Table:
-        """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``."""
-        from rdmldg_ray.images import decode_image
+        """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``.
 
+        A row whose image does not decode gets its error for an answer.
+
+        Args:
+            batch: has ``label`` as well when the request asks to score it.
+
+        Raises:
+            EngineLostError: when vLLM's own process has ended.
+        """
         assert self.prompts is not None
         prompt = self.prompts.direct_text if request.pathway == "direct" else self.prompts.reasoning_text
-        ids = batch["id"].to_pylist()
-        inputs = [
-            {
-                "prompt": prompt,
-                "multi_modal_data": {"image": decode_image(sample_id, data)},
-            }
-            for sample_id, data in zip(ids, batch["image"].to_pylist(), strict=True)
-        ]
-        sampling = [self._sampling(request, sample_id) for sample_id in ids]
-        outputs = [result.outputs[0] for result in self.llm.generate(inputs, sampling, use_tqdm=False)]
-        return pa.table(
-            {
-                "id": ids,
-                "attempt": [request.attempt] * len(ids),
-                "text": [output.text for output in outputs],
-                "num_tokens": [len(output.token_ids) for output in outputs],
-                "logprob": [output.cumulative_logprob for output in outputs],
-                "finished": [output.finish_reason == "stop" for output in outputs],
-            },
-            schema=ANSWER_SCHEMA,
+        images, errors = _decode(batch)
+        outputs = self._run(
+            [{"prompt": prompt, "multi_modal_data": {"image": image}} for image in images.values()],
+            [self._sampling(request, sample_id) for sample_id in images],
+        )
+        labels = self._label_logprobs(batch, images) if request.score_label else {}
+        rows: list[dict[str, Any]] = [{"id": i, "error": error, **_NO_ANSWER} for i, error in errors.items()]
+        for sample_id, output in zip(images, outputs, strict=True):
+            [answer] = output.outputs
+            rows.append(
+                {
+                    "id": sample_id,
+                    "text": answer.text,
+                    "num_tokens": len(answer.token_ids),
+                    "logprob": answer.cumulative_logprob,
+                    "finished": answer.finish_reason == "stop",
+                    "label_logprob": labels.get(sample_id),
+                }
+            )
+        return pa.Table.from_pylist(
+            [row | {"attempt": request.attempt} for row in rows], schema=ANSWER_SCHEMA
         )
 
     def score_chains(self, batch: pa.Table) -> list[list[float]]:
         """Log-probability, in nats, of each token of given chains: rows of ``id``, ``image``, ``chain``."""
+        assert self.prompts is not None
+        rows = batch.select(["id", "image"]).to_pylist()
+        images = [decode_image(row["id"], row["image"]) for row in rows]
+        return self._score(self.prompts.reasoning_ids, images, batch["chain"].to_pylist())
+
+    def _label_logprobs(self, batch: pa.Table, images: dict[str, "Image"]) -> dict[str, float]:
+        assert self.prompts is not None
+        labels = dict(zip(batch["id"].to_pylist(), batch["label"].to_pylist(), strict=True))
+        targets = [display_name(labels[sample_id]) for sample_id in images]
+        scored = self._score(self.prompts.direct_ids, list(images.values()), targets)
+        return {sample_id: sum(tokens) for sample_id, tokens in zip(images, scored, strict=True)}
+
+    def _score(self, prompt: list[int], images: list["Image"], targets: list[str]) -> list[list[float]]:
+        """Log-probability, in nats, of each token of a target after prompt and image."""
         from vllm import SamplingParams
 
-        from rdmldg_ray.images import decode_image
-
         assert self.prompts is not None
-        targets = [self.prompts.target_ids(chain) for chain in batch["chain"].to_pylist()]
-        inputs = [
-            {
-                "prompt_token_ids": self.prompts.reasoning_ids + target,
-                "multi_modal_data": {"image": decode_image(row["id"], row["image"])},
-            }
-            for row, target in zip(batch.select(["id", "image"]).to_pylist(), targets, strict=True)
+        target_ids = [self.prompts.target_ids(target) for target in targets]
+        outputs = self._run(
+            [
+                {"prompt_token_ids": prompt + ids, "multi_modal_data": {"image": image}}
+                for image, ids in zip(images, target_ids, strict=True)
+            ],
+            [SamplingParams(max_tokens=1, prompt_logprobs=0)] * len(images),
+        )
+        return [
+            [
+                found[token].logprob
+                for found, token in zip(output.prompt_logprobs[-len(ids) :], ids, strict=True)
+            ]
+            for output, ids in zip(outputs, target_ids, strict=True)
         ]
-        sampling = SamplingParams(max_tokens=1, prompt_logprobs=0)
-        scored = self.llm.generate(inputs, sampling, use_tqdm=False)
-        chains = []
-        for output, target in zip(scored, targets, strict=True):
-            positions = output.prompt_logprobs[-len(target) :]
-            chains.append([found[token].logprob for found, token in zip(positions, target, strict=True)])
-        return chains
+
+    def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return self.llm.generate(prompts, sampling, use_tqdm=False) if prompts else []
+        except EngineDeadError as error:
+            raise EngineLostError(f"vLLM's own process ended: {error}") from error
 
     def stop(self) -> None:
         """End vLLM's own processes, which would otherwise notice the actor's end only later."""
         if self.llm:
             self.llm.llm_engine.engine_core.shutdown()
+
+    def _check_parity(self, adapter: str) -> float:
+        known = read_table(join(adapter, PARITY_FILE))
+        return check_parity(known, self.score_chains(known), parity_tolerance(self.config.engines))
 
     def _merge(self, adapter: str, folder: Path) -> Path:
         from rdmldg_ray.models.loading import save_merged
@@ -196,3 +248,14 @@ class Engine:
             seed=zlib.crc32(f"{request.seed}/{sample_id}/{request.attempt}".encode()),
             structured_outputs=constraint,
         )
+
+
+def _decode(batch: pa.Table) -> tuple[dict[str, "Image"], dict[str, str]]:
+    """Images by id, and the errors of those that do not decode."""
+    images, errors = {}, {}
+    for sample_id, data in zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True):
+        try:
+            images[sample_id] = decode_image(sample_id, data)
+        except ImageError as error:
+            errors[sample_id] = str(error)
+    return images, errors

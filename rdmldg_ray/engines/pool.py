@@ -1,7 +1,6 @@
 """A pool of engines, fed from Ray Data."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +11,7 @@ from ray.util import ActorPool
 
 from rdmldg_ray.config import Config, EnginesConfig
 from rdmldg_ray.engines.engine import Engine, LoadReport, Request
-from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
-from rdmldg_ray.storage import join, read_images, read_table
+from rdmldg_ray.storage import read_images
 
 _READ_CPUS = 0.25
 _STOP_TIMEOUT_S = 30
@@ -56,22 +54,16 @@ class EnginePool:
                 f"{_totals(ray.cluster_resources())}, of it free {_totals(ray.available_resources())}; "
                 "raise engines.start_timeout_s, or ask for less"
             ) from None
-        slowest = max(reports, key=lambda report: report.seconds)
-        return replace(slowest, parity=self._check_parity(join(adapter, PARITY_FILE)) if adapter else None)
-
-    def _check_parity(self, location: str) -> float:
-        known = read_table(location)
-        tolerance = parity_tolerance(self.config.engines)
-        scores = ray.get([actor.score_chains.remote(known) for actor in self._actors])
-        return max(check_parity(known, found, tolerance) for found in scores)
+        return max(reports, key=lambda report: report.seconds)
 
     def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]:
         """Answers for the samples of an index, batch by batch as engines finish, in any order.
 
         The driver holds no more than one batch of encoded images for each engine.
         """
+        columns = ["id", "file", "row_group", "row", *(["label"] if request.score_label else [])]
         batches = (
-            ray.data.from_arrow(samples.select(["id", "file", "row_group", "row"]))
+            ray.data.from_arrow(samples.select(columns))
             .map_batches(
                 _with_images,
                 batch_size=self.config.engines.batch_size,
@@ -98,7 +90,8 @@ class EnginePool:
 
 
 def _with_images(rows: pa.Table) -> pa.Table:
-    return pa.table({"id": rows["id"], "image": pa.array(read_images(rows), pa.binary())})
+    images = pa.array(read_images(rows), pa.binary())
+    return rows.drop_columns(["file", "row_group", "row"]).append_column("image", images)
 
 
 def _cpu_environment(engines: EnginesConfig) -> dict[str, str]:

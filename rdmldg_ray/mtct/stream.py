@@ -20,7 +20,8 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
     out in turn: row k goes to worker ``k mod num_workers``, which is the plan's rank.
 
     Args:
-        training_set: an index (``domainbed.view.sample_index``) with a column ``chain`` added.
+        training_set: an index (``domainbed.view.sample_index``) with a column ``chain`` added; a null
+            chain is a sample that is trained on its label alone.
         plan: which samples go where.
 
     Returns:
@@ -43,11 +44,12 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
 def _fill_slice(row: pa.Table, shared: "ray.ObjectRef[pa.Table]") -> pa.Table:
     samples = ray.get(shared).take(row["positions"][0].values)
     filled = row.drop_columns(["positions"])
-    for name, values in (
-        ("id", samples["id"].to_pylist()),
-        ("image", read_images(samples)),
-        ("label", samples["label"].to_pylist()),
-        ("chain", samples["chain"].to_pylist()),
+    for name, values, kind in (
+        ("id", samples["id"].to_pylist(), pa.string()),
+        ("image", read_images(samples), pa.binary()),
+        ("label", samples["label"].to_pylist(), pa.string()),
+        ("chain", samples["chain"].to_pylist(), pa.string()),
     ):
-        filled = filled.append_column(name, pa.array([values]))
+        # The types are given, for a slice may have no chain at all.
+        filled = filled.append_column(name, pa.array([values], pa.list_(kind)))
     return filled
