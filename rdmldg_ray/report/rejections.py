@@ -61,9 +61,10 @@ def print_round(console: Console, location: str, state: Mapping[str, Mapping[str
 def round_line(summary: Mapping[str, Any]) -> str:
     """What a round of generation came to, in a line."""
     price = "" if summary["tokens_per_kept"] is None else f", {summary['tokens_per_kept']:g} tokens for each"
+    rest = f"; {summary['draws_left']} images without one have draws left" if summary["draws_left"] else ""
     return (
         f"{summary['images_with_chain']} of {summary['images']} images have a chain{price}; "
-        f"{summary['kept']} of {summary['candidates']} candidates pass the filter"
+        f"{summary['kept']} of {summary['candidates']} candidates pass the filter{rest}"
     )
 
 

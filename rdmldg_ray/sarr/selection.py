@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rdmldg_ray.config import SarrConfig
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA, judged
-from rdmldg_ray.sarr.filter import BAD_IMAGE
+from rdmldg_ray.sarr.filter import BAD_IMAGE, is_hopeless
 from rdmldg_ray.sarr.scores import Agreement
 from rdmldg_ray.storage import delete_folder, join, list_files, read_table, write_table
 
@@ -56,6 +56,7 @@ def select_chains(source: str, target: str, class_names: list[str], config: Sarr
     best: dict[str, tuple[float, int]] = {}  # by image: the score, and minus the candidate's number
     counts: Counter[tuple[str, str, str | None]] = Counter()
     drawn: Counter[str] = Counter()
+    hopeless: set[str] = set()
     tokens = 0
     for number, part in enumerate(parts):
         table = read_table(part)
@@ -66,6 +67,8 @@ def select_chains(source: str, target: str, class_names: list[str], config: Sarr
             counts[row["domain"], row["label"], row["reason"]] += 1
             drawn[row["id"]] += 1
             tokens += row["num_tokens"]
+            if is_hopeless(row, config.filter):
+                hopeless.add(row["id"])
             if row["kept"]:
                 place = (sign * row[score], -row["candidate"])
                 best[row["id"]] = max(place, best.get(row["id"], place))
@@ -77,9 +80,12 @@ def select_chains(source: str, target: str, class_names: list[str], config: Sarr
     for (_, _, reason), count in counts.items():
         reasons[reason] += count
     accepted = reasons.pop(None, 0)
+    done = hopeless | best.keys()
+    draws_left = [i for i, count in drawn.items() if count < config.max_attempts and i not in done]
     return {
         "images": len(drawn),
         "images_with_chain": len(best),
+        "draws_left": len(draws_left),  # images without a chain that a stricter filter leaves undrawn
         "bad_images": reasons.get(BAD_IMAGE, 0),
         "candidates": drawn.total(),
         "kept": accepted,

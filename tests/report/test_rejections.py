@@ -44,7 +44,7 @@ def test_of_many_classes_those_with_most_rejections_are_shown_and_the_rest_count
 
 def summary(**changes):
     known = {"images": 4, "images_with_chain": 2, "candidates": 8, "kept": 3, "tokens_per_kept": 45.5}
-    return known | changes
+    return known | {"draws_left": 0} | changes
 
 
 def test_a_rounds_line_tells_what_a_chain_cost():
@@ -54,6 +54,11 @@ def test_a_rounds_line_tells_what_a_chain_cost():
     assert "0 of 4 images have a chain; 0 of 8" in round_line(
         summary(images_with_chain=0, kept=0, tokens_per_kept=None)
     )
+
+
+def test_a_rounds_line_tells_of_images_that_were_not_drawn_to_the_end():
+    line = round_line(summary(draws_left=2))
+    assert line.endswith("8 candidates pass the filter; 2 images without one have draws left")
 
 
 def test_shares_are_told_round_by_round():

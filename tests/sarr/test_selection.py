@@ -63,6 +63,7 @@ def test_the_summary_counts_images_candidates_tokens_and_reasons(round_):
     assert select(round_) == {
         "images": 3,
         "images_with_chain": 2,
+        "draws_left": 1,
         "bad_images": 0,
         "candidates": 6,
         "kept": 3,
