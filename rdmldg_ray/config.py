@@ -230,6 +230,11 @@ class EnginesConfig(_Section):
     """The pool of vLLM engines that writes chains and answers in evaluation."""
 
     num_engines: Positive = 1
+    min_engines: Positive | None = Field(
+        None,
+        description="Work with fewer engines, down to this number, while the cluster has no room for all "
+        "of them; by default all are waited for.",
+    )
     cpus_per_engine: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_engine: Annotated[int, Field(ge=0)] = Field(0, description="Also the tensor-parallel size.")
     dtype: Dtype = "bfloat16"
@@ -237,6 +242,12 @@ class EnginesConfig(_Section):
     gpu_memory_utilization: Fraction = 0.85
     cpu_kv_cache_gib: Positive = Field(1, description="KV cache of an engine on CPU, in GiB.")
     start_timeout_s: Positive = 900
+    batch_timeout_s: Positive = Field(
+        1800, description="An engine that takes longer for a batch is ended, and its batch given to another."
+    )
+    max_restarts: Annotated[int, Field(ge=0)] = Field(
+        3, description="Lost engines that are asked for anew, for each model served, before a stage gives up."
+    )
     keep_while_training: bool | None = Field(
         None,
         description="Keep idle engines during training, or end them so that training gets their "
@@ -247,6 +258,12 @@ class EnginesConfig(_Section):
         description="Largest mean difference between the engine's and the trainer's log-probability of "
         "a token, in nats; by default 0.02 in float32 and 0.1 in bfloat16.",
     )
+
+    @model_validator(mode="after")
+    def _least_is_not_most(self) -> Self:
+        if self.min_engines and self.min_engines > self.num_engines:
+            raise ValueError(f"min_engines {self.min_engines} is larger than num_engines {self.num_engines}")
+        return self
 
 
 class EvaluationConfig(_Section):

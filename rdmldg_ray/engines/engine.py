@@ -1,8 +1,11 @@
 """One vLLM engine, to be run as a Ray actor."""
 
 import tempfile
+import threading
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +14,7 @@ import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config import Config, Pathway
+from rdmldg_ray.engines.lifeline import tie_children
 from rdmldg_ray.images import ImageError, decode_image
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from rdmldg_ray.chains.pathways import PathwayPrompts
+
+
+class EngineError(ValueError):
+    """An engine cannot do what was asked of it; the message says what that was."""
 
 
 class EngineLostError(RuntimeError):
@@ -80,6 +88,10 @@ class Engine:
         self.class_names = class_names
         self.base = model_folder(config.model.path)
         self.llm: Any = None
+        self._lifeline: Any = None
+        # Taken for whatever is done with vLLM, since two batches are in work at once.
+        self._lock = threading.RLock()
+        self._answered: dict[str, Any] = {}
         self.prompts: PathwayPrompts | None = None
 
     def load(self, adapter: str | None) -> LoadReport:
@@ -173,15 +185,28 @@ class Engine:
         ]
 
     def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
-        from vllm.v1.engine.exceptions import EngineDeadError
+        """Answers of vLLM, in the order of the prompts.
 
-        try:
-            return self.llm.generate(prompts, sampling, use_tqdm=False) if prompts else []
-        except EngineDeadError as error:
-            raise EngineLostError(f"vLLM's own process ended: {error}") from error
+        Called from two threads, for one batch each: whoever has the lock takes a step for both. So
+        the end of a batch, when few answers are unfinished, is filled with the beginning of the next.
+        """
+        if not prompts:
+            return []
+        with self._lock, _failures_named():
+            added = self.llm.enqueue(prompts, sampling, use_tqdm=False)
+        # What vLLM returns has a random suffix, which its outputs lack.
+        ids = [request_id.split("-")[0] for request_id in added]
+        missing = set(ids)
+        while missing:
+            with self._lock, _failures_named():
+                missing -= self._answered.keys()
+                if missing:
+                    for output in self.llm.llm_engine.step():
+                        self._answered[output.request_id] = output
+        return [self._answered.pop(request_id) for request_id in ids]
 
     def stop(self) -> None:
-        """End vLLM's own processes, which would otherwise notice the actor's end only later."""
+        """End vLLM's own processes in an orderly way."""
         if self.llm:
             self.llm.llm_engine.engine_core.shutdown()
 
@@ -213,25 +238,32 @@ class Engine:
         )
         settings = self.config.model.image_settings
         self.prompts = PathwayPrompts(load_processor(self.base), self.class_names, settings)
-        self.llm = LLM(
-            str(self.base),
-            dtype=engines.dtype,
-            max_model_len=self.config.model.max_length,
-            tensor_parallel_size=max(1, engines.gpus_per_engine),
-            limit_mm_per_prompt={"image": 1},
-            mm_processor_kwargs=settings or None,
-            seed=self.config.seed,
-            disable_log_stats=True,
-            **machine,
-        )
+        self._lifeline = tie_children()
+        try:
+            self.llm = LLM(
+                str(self.base),
+                dtype=engines.dtype,
+                max_model_len=self.config.model.max_length,
+                tensor_parallel_size=max(1, engines.gpus_per_engine),
+                limit_mm_per_prompt={"image": 1},
+                mm_processor_kwargs=settings or None,
+                seed=self.config.seed,
+                disable_log_stats=True,
+                **machine,
+            )
+        # No room for weights or KV cache, a model class that vLLM lacks, and more: all kinds of error.
+        except Exception as error:
+            text = " ".join(str(error).split())[-600:]
+            raise EngineError(f"vLLM does not start with {self.base}: {text}") from error
 
     def _reload(self, model: Path) -> None:
         # The reload empties the worker's cache of encoded images but not the scheduler's, and an
         # image seen earlier would then end the engine; so all caches go first.
-        self.llm.reset_prefix_cache()
-        self.llm.llm_engine.reset_mm_cache()
-        self.llm.llm_engine.reset_encoder_cache()
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+        with self._lock, _failures_named():
+            self.llm.reset_prefix_cache()
+            self.llm.llm_engine.reset_mm_cache()
+            self.llm.llm_engine.reset_encoder_cache()
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
 
     def _sampling(self, request: Request, sample_id: str) -> Any:
         from vllm import SamplingParams
@@ -248,6 +280,17 @@ class Engine:
             seed=zlib.crc32(f"{request.seed}/{sample_id}/{request.attempt}".encode()),
             structured_outputs=constraint,
         )
+
+
+@contextmanager
+def _failures_named() -> Iterator[None]:
+    """Tell vLLM's failures, after which an engine is not to be used, from a request that it refuses."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise EngineLostError(f"{type(error).__name__}: {error}") from error
 
 
 def _decode(batch: pa.Table) -> tuple[dict[str, "Image"], dict[str, str]]:
