@@ -4,6 +4,7 @@ import tempfile
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,15 @@ class LoadReport:
     """Mean difference from the trainer's log-probability of a token, in nats; None for the base."""
 
 
+@dataclass
+class _Work:
+    """What one call asks of vLLM; ``ids`` are vLLM's, once it has the prompts."""
+
+    prompts: list[dict[str, Any]]
+    sampling: list[Any]
+    ids: list[str] | None = None
+
+
 class Engine:
     """A vLLM engine over one model, with merged weights.
 
@@ -90,8 +100,9 @@ class Engine:
         self.llm: Any = None
         self._lifeline: Any = None
         # Taken for whatever is done with vLLM, since two batches are in work at once.
-        self._lock = threading.RLock()
-        self._answered: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._incoming: deque[_Work] = deque()
+        self._answers: dict[str, Any] = {}
         self.prompts: PathwayPrompts | None = None
 
     def load(self, adapter: str | None) -> LoadReport:
@@ -187,23 +198,27 @@ class Engine:
     def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
         """Answers of vLLM, in the order of the prompts.
 
-        Called from two threads, for one batch each: whoever has the lock takes a step for both. So
-        the end of a batch, when few answers are unfinished, is filled with the beginning of the next.
+        Called from two threads, for one batch each: whoever has the lock adds what is new and takes
+        a step for both. So the end of a batch, when few answers are unfinished, is filled with the
+        beginning of the next.
         """
-        if not prompts:
-            return []
-        with self._lock, _failures_named():
-            added = self.llm.enqueue(prompts, sampling, use_tqdm=False)
-        # What vLLM returns has a random suffix, which its outputs lack.
-        ids = [request_id.split("-")[0] for request_id in added]
-        missing = set(ids)
-        while missing:
+        work = _Work(prompts, sampling)
+        self._incoming.append(work)
+        while not self._answered_all(work):
             with self._lock, _failures_named():
-                missing -= self._answered.keys()
-                if missing:
+                while self._incoming:
+                    new = self._incoming.popleft()
+                    added = self.llm.enqueue(new.prompts, new.sampling, use_tqdm=False)
+                    # What vLLM returns has a random suffix, which its outputs lack.
+                    new.ids = [request_id.split("-")[0] for request_id in added]
+                if not self._answered_all(work):
                     for output in self.llm.llm_engine.step():
-                        self._answered[output.request_id] = output
-        return [self._answered.pop(request_id) for request_id in ids]
+                        self._answers[output.request_id] = output
+        assert work.ids is not None
+        return [self._answers.pop(request_id) for request_id in work.ids]
+
+    def _answered_all(self, work: "_Work") -> bool:
+        return work.ids is not None and all(request_id in self._answers for request_id in work.ids)
 
     def stop(self) -> None:
         """End vLLM's own processes in an orderly way."""
