@@ -9,21 +9,16 @@ import time
 from pathlib import Path
 
 import mini
-import psutil
-import pyarrow as pa
 import pytest
-import ray
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from rdmldg_ray.config import Config, load_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.engines.engine import EngineError, Request
 from rdmldg_ray.evaluation.predict import accuracies
 from rdmldg_ray.pipeline import Pipeline
-from rdmldg_ray.sarr.round import generate_round
-from rdmldg_ray.storage import exists, join, read_json, read_table, write_table
+from rdmldg_ray.storage import exists, join, read_json, read_table
 
 pytestmark = pytest.mark.slow
 
@@ -196,115 +191,6 @@ def test_an_engine_that_does_not_compute_what_was_trained_is_stopped(unbroken, t
             other.load(str(trained))
     finally:
         other.close()
-
-
-def samples_of(unbroken):
-    return unbroken._source_index(HELD_OUT, "in")
-
-
-def pool_of(unbroken, **engines):
-    from rdmldg_ray.engines.pool import EnginePool
-
-    config = unbroken.config
-    config = config.model_copy(update={"engines": config.engines.model_copy(update=engines)})
-    return EnginePool(config, list(unbroken.info.classes))
-
-
-def processes_of(pool):
-    """The engines' own processes, and those that they have started."""
-    pids = [ray.get(m.actor.__ray_call__.remote(lambda engine: os.getpid())) for m in pool._members]
-    actors = [psutil.Process(pid) for pid in pids]
-    return actors, [child for actor in actors for child in actor.children(recursive=True)]
-
-
-def test_a_round_in_which_every_engine_dies_and_an_image_is_bad_has_each_candidate_once(unbroken, tmp_path):
-    bad = str(tmp_path / "bad.parquet")
-    write_table(bad, pa.table({"image": [b"no image"]}))
-    samples = samples_of(unbroken)
-    row = samples.slice(0, 1).to_pylist()[0] | {"id": "mini/bad.png", "file": bad, "row_group": 0, "row": 0}
-    samples = pa.concat_tables([samples, pa.Table.from_pylist([row], schema=samples.schema)])
-    sarr = unbroken.config.sarr.model_copy(update={"sampling": "fixed", "max_attempts": 2})
-    killed = []
-
-    def kill_all(done, total, text):
-        if not killed:
-            actors, children = processes_of(pool)
-            killed.extend([*actors, *children])
-            for actor in actors:
-                actor.kill()
-
-    pool = pool_of(unbroken, batch_size=8)
-    try:
-        pool.load(join(unbroken.location, HELD_OUT, "mtct", "adapter"))
-        location, classes = str(tmp_path / "round"), list(unbroken.info.classes)
-        summary = generate_round(pool, samples, classes, sarr, 1, "mtct", location, kill_all)
-        # The first two loads, and those of the engines that took their place, each with its parity.
-        assert [report.how for report in pool._reports][:3] == ["start"] * 3
-        assert all(report.parity < 1e-3 for report in pool._reports)
-    finally:
-        pool.close()
-    candidates = read_table(join(location, "candidates")).to_pylist()
-    drawn = sorted((row["id"], row["candidate"]) for row in candidates)
-    expected = [(i, k) for i in samples["id"].to_pylist() for k in range(2) if i != "mini/bad.png" or k == 0]
-    assert drawn == sorted(expected)
-    assert {row["id"] for row in candidates if row["reason"] == "bad_image"} == {"mini/bad.png"}
-    assert summary["bad_images"] == 1
-    assert all(0 < row["label_prob"] <= 1 for row in candidates if row["reason"] != "bad_image")
-    # vLLM's own processes ended with the engines that were killed.
-    assert len(killed) > 2
-    assert psutil.wait_procs(killed, timeout=10)[1] == []
-
-
-def test_an_engine_that_hangs_is_ended_after_the_set_time_with_what_it_asked_for(unbroken):
-    pool = pool_of(unbroken, num_engines=1, batch_timeout_s=5, max_restarts=0)
-    request = Request("reasoning", 0, 1.0, 1.0, 16, 0)
-    try:
-        pool.load(None)
-        [actor], _ = processes_of(pool)
-        actor.suspend()
-        with pytest.raises(EngineError, match=r"no answer to a batch in 5 s .*asked for 1 x 0\.25 CPU"):
-            list(pool.generate(samples_of(unbroken), request))
-    finally:
-        pool.close()
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        (
-            {"cpus_per_engine": 999, "start_timeout_s": 5},
-            TimeoutError,
-            r"0 of 2 engines were ready in 5 s: asked for 2 x 999 CPU .*the cluster has .*start_timeout_s",
-        ),
-        (
-            {"num_engines": 1, "cpu_kv_cache_gib": 100_000},
-            EngineError,
-            r"vLLM does not start with .*asked for 1 x 0\.25 CPU and 0 GPU, 100000 GiB of KV cache",
-        ),
-    ],
-)
-def test_an_engine_that_cannot_start_says_what_it_asked_for(unbroken, settings, error, message):
-    pool = pool_of(unbroken, **settings)
-    try:
-        with pytest.raises(error, match=message):
-            pool.load(None)
-    finally:
-        pool.close()
-
-
-def test_fewer_engines_than_asked_for_will_do(unbroken):
-    # The cluster has room for one of these only.
-    cpus = ray.cluster_resources()["CPU"] * 0.6
-    pool = pool_of(unbroken, cpus_per_engine=cpus, num_engines=2, min_engines=1, batch_size=16)
-    try:
-        pool.load(None)
-        answers = list(pool.generate(samples_of(unbroken), Request("direct", 0, 0.0, 1.0, 16, 0)))
-        assert sorted(i for table in answers for i in table["id"].to_pylist()) == sorted(
-            samples_of(unbroken)["id"].to_pylist()
-        )
-        assert sum(member.serves for member in pool._members) == 1
-    finally:
-        pool.close()
 
 
 def _without_vision(weights):
