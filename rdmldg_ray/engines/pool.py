@@ -135,7 +135,7 @@ class EnginePool:
             max_concurrency=_BATCHES_AT_ONCE,
             num_cpus=engines.cpus_per_engine,
             num_gpus=engines.gpus_per_engine,
-            runtime_env={"env_vars": _environment(engines)},
+            runtime_env={"env_vars": engine_environment(engines)},
         )
         return _Member(options.remote(self.config, self._class_names), replaces)
 
@@ -242,7 +242,8 @@ def _with_images(rows: pa.Table) -> pa.Table:
     return rows.drop_columns(["file", "row_group", "row"]).append_column("image", images)
 
 
-def _environment(engines: EnginesConfig) -> dict[str, str]:
+def engine_environment(engines: EnginesConfig) -> dict[str, str]:
+    """What vLLM reads from the environment of an engine."""
     if engines.gpus_per_engine > 0:
         return {}
     return {
