@@ -3,6 +3,7 @@
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -28,9 +29,11 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
         Rows with ``step``, ``rank``, ``epoch`` and the lists ``id``, ``image``, ``label``, ``chain``.
     """
     shared = ray.put(training_set)
+    chain = training_set.column_names.index("chain")
+    no_nulls = training_set.set_column(chain, "chain", pc.fill_null(training_set["chain"], ""))
     rows = [
         pa.table({"step": [s.step], "rank": [s.rank], "epoch": [s.epoch], "positions": [s.positions]})
-        for s in plan.slices(answer_lengths(training_set))
+        for s in plan.slices(answer_lengths(no_nulls))
     ]
     return ray.data.from_arrow(rows).map_batches(
         partial(_fill_slice, shared=shared),
