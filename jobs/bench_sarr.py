@@ -11,18 +11,28 @@ Three ways write chains for the same images, under the same prompt, sampling and
 Every turn has images of its own, so that no cache of an earlier turn helps. A rate is generated tokens
 by wall time, a ratio the median over turns. Then one round of SARR is drawn twice, until accepted and
 with a fixed number of draws, to compare the price of a kept chain.
+
+    python jobs/bench_sarr.py --driver-memory 1000 20000
+
+measures something else: the driver's memory in rounds of so many images (IconBed's, repeated under
+other ids, with chains of four tokens).
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import ray
 from rich.console import Console
@@ -41,6 +51,7 @@ from rdmldg_ray.storage import read_images
 TEMPERATURE = 0.7
 SEED = 0
 WARM_UP_IMAGES = 16
+MIB = 2**20
 
 
 class BareVllm:
@@ -131,13 +142,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128, help="images in a turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--round-images", type=int, default=192, help="images in the two rounds")
+    parser.add_argument("--driver-memory", type=int, nargs="+", help="numbers of images")
+    parser.add_argument("--engines", type=int, default=1, help="for --driver-memory")
     arguments = parser.parse_args()
+    engines = arguments.engines if arguments.driver_memory else 1
     with tempfile.TemporaryDirectory() as root:
         write_iconbed(root)
-        overrides = [f"storage={root}", "engines.num_engines=1", f"data.held_out={arguments.held_out}"]
+        overrides = [
+            f"storage={root}",
+            f"engines.num_engines={engines}",
+            f"data.held_out={arguments.held_out}",
+        ]
         config = load_config(arguments.recipe, overrides)
         with ray_session(config):
-            result = measure(config, arguments, Path(root))
+            what = driver_memory if arguments.driver_memory else measure
+            result = what(config, arguments, Path(root))
     print(json.dumps(result, indent=2))
 
 
@@ -214,6 +233,53 @@ def measure(config: Config, arguments: argparse.Namespace, folder: Path) -> dict
         "images_per_turn": arguments.images,
         "cpus": os.cpu_count(),
     }
+
+
+def driver_memory(config: Config, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The driver's resident memory, in MiB, before a round and at most within it, by number of images."""
+    info = iconbed_info()
+    samples = source_images(config, info, arguments.held_out)
+    sarr = config.sarr.model_copy(update={"max_attempts": 1, "max_new_tokens": 4})
+    pool = EnginePool(config, list(info.classes))
+    pool.load(arguments.adapter)
+    result = {}
+    for size in arguments.driver_memory:
+        rows = samples.take([number % len(samples) for number in range(size)])
+        ids = [f"{sample_id}#{number}" for number, sample_id in enumerate(rows["id"].to_pylist())]
+        rows = rows.set_column(rows.column_names.index("id"), "id", pa.array(ids))
+        location = str(folder / str(size))
+        gc.collect()
+        with peak_memory() as memory:
+            summary = generate_round(
+                pool, rows, list(info.classes), sarr, SEED, "bench", location, lambda *_: None
+            )
+        assert summary["candidates"] == size
+        result[str(size)] = {name: round(mib) for name, mib in memory.items()}
+        say(f"{size} images: {result[str(size)]}")
+    pool.close()
+    return result
+
+
+@contextmanager
+def peak_memory() -> Iterator[dict[str, float]]:
+    """Resident memory of this process in MiB: ``before``, the ``peak`` so far, and the ``seconds``."""
+    process = psutil.Process()
+    memory = {"before": process.memory_info().rss / MIB, "peak": 0.0}
+    ended = threading.Event()
+    started = time.perf_counter()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            memory["peak"] = max(memory["peak"], process.memory_info().rss / MIB)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        ended.set()
+        thread.join()
+        memory["seconds"] = time.perf_counter() - started
 
 
 def source_images(config: Config, info: DatasetInfo, held_out: str) -> pa.Table:
