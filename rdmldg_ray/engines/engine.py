@@ -99,6 +99,8 @@ class Engine:
         self.base = model_folder(config.model.path)
         self.llm: Any = None
         self._lifeline: Any = None
+        # An engine that starts slowly may be asked for the next model meanwhile.
+        self._load_lock = threading.Lock()
         # Taken for whatever is done with vLLM, since two batches are in work at once.
         self._lock = threading.Lock()
         self._incoming: deque[_Work] = deque()
@@ -112,17 +114,18 @@ class Engine:
             ParityError: when the engine does not compute what was trained.
             EngineLostError: when vLLM's own process has ended.
         """
-        started = time.perf_counter()
-        how: Literal["start", "reload"] = "reload" if self.llm else "start"
-        if not self.llm:
-            self._start()
-        if adapter:
-            with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
-                self._reload(self._merge(adapter, Path(folder)))
-        elif how == "reload":
-            self._reload(self.base)
-        seconds = time.perf_counter() - started
-        return LoadReport(how, seconds, self._check_parity(adapter) if adapter else None)
+        with self._load_lock:
+            started = time.perf_counter()
+            how: Literal["start", "reload"] = "reload" if self.llm else "start"
+            if not self.llm:
+                self._start()
+            if adapter:
+                with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
+                    self._reload(self._merge(adapter, Path(folder)))
+            elif how == "reload":
+                self._reload(self.base)
+            seconds = time.perf_counter() - started
+            return LoadReport(how, seconds, self._check_parity(adapter) if adapter else None)
 
     def generate(self, batch: pa.Table, request: Request) -> pa.Table:
         """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``.
