@@ -205,6 +205,8 @@ class Engine:
         a step for both. So the end of a batch, when few answers are unfinished, is filled with the
         beginning of the next.
         """
+        if not prompts:
+            return []
         work = _Work(prompts, sampling)
         self._incoming.append(work)
         while not self._answered_all(work):
