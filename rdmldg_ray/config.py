@@ -17,6 +17,7 @@ RECIPES = Path(__file__).parent / "recipes"
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Pathway = Literal["direct", "reasoning"]
 Dtype = Literal["float32", "bfloat16"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
@@ -145,25 +146,57 @@ class MtctConfig(TrainingConfig):
 
 
 class FilterConfig(_Section):
-    """Which of the model's own chains are kept."""
+    """Which of the model's own chains are kept, beyond the paper's filter; none is no bound."""
 
-    max_tokens: Positive | None = Field(None, description="Longest kept chain, in tokens; none for no bound.")
+    min_tokens: Positive | None = Field(None, description="Shortest kept chain, in tokens.")
+    max_tokens: Positive | None = Field(None, description="Longest kept chain, in tokens.")
+    max_repetition: Share | None = Field(
+        None, description="Largest share of a kept chain's 4-grams of words that are repeats of others."
+    )
     min_logprob: float | None = Field(
         None, le=0, description="Least mean log-probability of a token of a kept chain."
     )
+    min_label_prob: Share | None = Field(
+        None, description="Least probability that the direct pathway gives the label."
+    )
+    min_agreement: Share | None = Field(
+        None,
+        description="Least share of an image's candidates with the kept chain's conclusion; "
+        "judged when all are drawn.",
+    )
+
+    @model_validator(mode="after")
+    def _some_length_is_left(self) -> Self:
+        if self.min_tokens and self.max_tokens and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is larger than max_tokens {self.max_tokens}")
+        return self
 
 
 class SarrConfig(_Section):
     """Stage 2, Self-Aligned Reasoning Regularization."""
 
     rounds: Annotated[int, Field(ge=0)] = 3
-    max_attempts: Positive = Field(4, description="Draws for an image before it is left out of the round.")
+    sampling: Literal["until_accepted", "fixed"] = Field(
+        "until_accepted",
+        description="Draw again only for images without a kept chain, or max_attempts times for every image.",
+    )
+    max_attempts: Positive = Field(4, description="Most draws for an image; with 'fixed' all of them.")
     temperatures: Annotated[list[NonNegative], BeforeValidator(_as_list)] = Field(
         [1.0], min_length=1, description="Temperature by attempt; the last serves all later ones."
     )
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Positive = 1024
     filter: FilterConfig = FilterConfig()
+    best_by: Literal["logprob", "num_tokens", "repetition"] = Field(
+        "logprob",
+        description="Of an image's accepted chains, the one with the highest mean log-probability, the "
+        "fewest tokens or the least repetition is trained on.",
+    )
+    without_chain: Literal["drop", "teacher", "labels"] = Field(
+        "drop",
+        description="Images without an accepted chain: left out of the round (the paper), trained on the "
+        "teacher's chain, or on their label alone.",
+    )
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
@@ -197,6 +230,11 @@ class EnginesConfig(_Section):
     """The pool of vLLM engines that writes chains and answers in evaluation."""
 
     num_engines: Positive = 1
+    min_engines: Positive | None = Field(
+        None,
+        description="Work with fewer engines, down to this number, while the cluster has no room for all "
+        "of them; by default all are waited for.",
+    )
     cpus_per_engine: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_engine: Annotated[int, Field(ge=0)] = Field(0, description="Also the tensor-parallel size.")
     dtype: Dtype = "bfloat16"
@@ -204,6 +242,12 @@ class EnginesConfig(_Section):
     gpu_memory_utilization: Fraction = 0.85
     cpu_kv_cache_gib: Positive = Field(1, description="KV cache of an engine on CPU, in GiB.")
     start_timeout_s: Positive = 900
+    batch_timeout_s: Positive = Field(
+        1800, description="An engine that takes longer for a batch is ended, and its batch given to another."
+    )
+    max_restarts: Annotated[int, Field(ge=0)] = Field(
+        3, description="Lost engines that are asked for anew, for each model served, before a stage gives up."
+    )
     keep_while_training: bool | None = Field(
         None,
         description="Keep idle engines during training, or end them so that training gets their "
@@ -214,6 +258,12 @@ class EnginesConfig(_Section):
         description="Largest mean difference between the engine's and the trainer's log-probability of "
         "a token, in nats; by default 0.02 in float32 and 0.1 in bfloat16.",
     )
+
+    @model_validator(mode="after")
+    def _least_is_not_most(self) -> Self:
+        if self.min_engines and self.min_engines > self.num_engines:
+            raise ValueError(f"min_engines {self.min_engines} is larger than num_engines {self.num_engines}")
+        return self
 
 
 class EvaluationConfig(_Section):
@@ -266,6 +316,11 @@ class Config(_Section):
                 "sarr.rounds needs the reasoning pathway, but mtct.weights.reasoning is 0; "
                 "set sarr.rounds=0 for labels only"
             )
+        if self.sarr.without_chain == "labels" and self.mtct.weights.direct == 0:
+            raise ValueError(
+                "sarr.without_chain 'labels' needs the direct pathway, but mtct.weights.direct is 0; "
+                "set it to 'drop' or 'teacher'"
+            )
         if (self.workers.gpus_per_worker > 0) != (self.engines.gpus_per_engine > 0):
             raise ValueError(
                 "workers.gpus_per_worker and engines.gpus_per_engine must both be 0 or both be positive"
@@ -291,14 +346,12 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
         ConfigError: for a missing recipe, an unknown key, a wrong type, a value out of range or two
             settings that contradict each other; one line for each mistake, with the key's path.
     """
-    tree = _read_recipe(recipe)
-    for override in overrides or []:
-        _apply_override(tree, override)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
-        raise ConfigError("\n".join([f"recipe '{recipe}' is not valid:", *lines])) from None
+    return _resolve(_read_recipe(recipe), overrides or [], f"recipe '{recipe}'")
+
+
+def override_config(config: Config, overrides: list[str]) -> Config:
+    """A config with ``key.path=value`` overrides; raises as ``load_config`` does."""
+    return _resolve(config.model_dump(mode="json"), overrides, f"config of run '{config.name}'")
 
 
 def dump_config(config: Config) -> str:
@@ -309,6 +362,16 @@ def dump_config(config: Config) -> str:
 def parse_config(text: str) -> Config:
     """A resolved config that ``dump_config`` wrote."""
     return Config.model_validate(yaml.safe_load(text))
+
+
+def _resolve(tree: dict[str, Any], overrides: list[str], source: str) -> Config:
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise ConfigError("\n".join([f"{source} is not valid:", *lines])) from None
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:

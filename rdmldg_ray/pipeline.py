@@ -13,7 +13,6 @@ import yaml
 from rich.console import Console
 
 from rdmldg_ray.chains.attach import attach_chains
-from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig, dump_config
 from rdmldg_ray.domainbed.folds import fold_domains, plan_folds
@@ -24,8 +23,8 @@ from rdmldg_ray.evaluation.records import write_results
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.tracking import check_tracking
 from rdmldg_ray.progress import follow_progress, progress_bar
+from rdmldg_ray.report.rejections import print_round
 from rdmldg_ray.storage import (
-    delete_folder,
     exists,
     join,
     read_bytes,
@@ -268,14 +267,27 @@ class Pipeline:
         samples = self._source_index(stage.held_out, "in")
         if self.config.mtct.weights.reasoning == 0:  # labels only
             return _with_constants(samples, {"chain": ""})
-        teacher = self.config.data.chains
-        location = chains_location(self.config.storage, self.info.name, teacher)
-        chains = read_chains(self.config.storage, self.info.name, teacher, self._sources(stage.held_out))
-        return attach_chains(samples, chains, location)
+        return attach_chains(samples, *self._teacher_chains(stage))
+
+    def _teacher_chains(self, stage: Stage) -> tuple[pa.Table, str]:
+        root, dataset, teacher = self.config.storage, self.info.name, self.config.data.chains
+        chains = read_chains(root, dataset, teacher, self._sources(stage.held_out))
+        return chains, chains_location(root, dataset, teacher)
 
     def _own_set(self, stage: Stage) -> pa.Table:
         location = join(self.location, stage.held_out, stage.model, "kept")
-        return attach_chains(self._source_index(stage.held_out, "in"), read_table(location), location)
+        samples = self._source_index(stage.held_out, "in")
+        own = attach_chains(samples, read_table(location), location)
+        rest = samples.filter(pc.invert(pc.is_in(samples["id"], own["id"].combine_chunks())))
+        match self.config.sarr.without_chain:
+            case "teacher":
+                theirs = attach_chains(rest, *self._teacher_chains(stage), may_be_none=True)
+                return pa.concat_tables([own, theirs])
+            case "labels":
+                no_chains = pa.nulls(len(rest), pa.string())
+                return pa.concat_tables([own, rest.append_column("chain", no_chains)])
+            case "drop":
+                return own
 
     def _adapter(self, held_out: str, number: int) -> str | None:
         if number < 0:
@@ -308,39 +320,33 @@ class Pipeline:
         left_out = count_samples(self.config, self.info, stage) - len(training_set)
         if left_out:
             self.console.print(f"  {left_out} images have no kept chain and took no part", highlight=False)
-        return {"samples": len(training_set), "without_chain": left_out}
+        only_label = training_set["chain"].null_count
+        if only_label:
+            self.console.print(
+                f"  {only_label} images have no kept chain and were trained on their label alone",
+                highlight=False,
+            )
+        return {"samples": len(training_set), "without_chain": left_out + only_label}
 
     def _generate(self, stage: Stage) -> dict[str, Any]:
-        from rdmldg_ray.sarr.sampling import sample_until_accepted, summarize_round
+        from rdmldg_ray.sarr.round import generate_round
 
-        location = join(self.location, stage.name)
-        delete_folder(location)  # what an interrupted attempt left
+        location = join(self.location, stage.held_out, stage.model)
         samples = self._source_index(stage.held_out, "in")
         pool = self._serve(self._adapter(stage.held_out, stage.round - 1))
-        origin = {
-            "prompt_version": PROMPT_VERSION,
-            "model": Stage(stage.held_out, "train", stage.round - 1).name,
-        }
-        parts: list[pa.Table] = []
-
-        def write(candidates: pa.Table) -> None:
-            parts.append(_with_constants(candidates, origin))
-            write_table(join(location, f"part-{len(parts) - 1:05d}.parquet"), parts[-1])
-
         with progress_bar(self.console, "chains") as bar:
-            sample_until_accepted(
+            summary = generate_round(
                 pool,
                 samples,
                 list(self.info.classes),
                 self.config.sarr,
                 self.config.seed + stage.round,
-                write,
+                Stage(stage.held_out, "train", stage.round - 1).name,
+                location,
                 bar.update,
             )
-        candidates = pa.concat_tables(parts)
-        kept = join(self.location, stage.held_out, stage.model, "kept", "part-00000.parquet")
-        write_table(kept, candidates.filter(pc.field("kept")))
-        return summarize_round(candidates, len(samples))
+        print_round(self.console, location, {**self.state(), stage.name: summary}, stage.name)
+        return summary
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
         predictions, accuracy = self.evaluate(stage.held_out, self._adapter(stage.held_out, stage.round))

@@ -172,6 +172,15 @@ def test_every_mistake_has_a_line():
         ),
         (["model.dtype=bfloat16"], "model: mixed_precision needs dtype float32, not bfloat16"),
         (
+            ["sarr.filter.min_tokens=9", "sarr.filter.max_tokens=8"],
+            "sarr.filter: min_tokens 9 is larger than max_tokens 8",
+        ),
+        (
+            ["sarr.without_chain=labels", "mtct.weights.direct=0"],
+            "(whole recipe): sarr.without_chain 'labels' needs the direct pathway, but mtct.weights.direct "
+            "is 0; set it to 'drop' or 'teacher'",
+        ),
+        (
             ["workers.gpus_per_worker=1"],
             "(whole recipe): workers.gpus_per_worker and engines.gpus_per_engine must both be 0 or both "
             "be positive",

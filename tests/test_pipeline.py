@@ -197,31 +197,47 @@ def chain_of(id):
     return render_chain(dict.fromkeys(STAGES, id))
 
 
-def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
-    stage = Stage("paint", "train", 1)
-    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
-    out = iconbed._source_index("paint", "out")["id"].to_pylist()
-    rows = [
-        (ids[5], True),
-        (ids[6], False),
-        (ids[2], True),
-        (out[0], True),
-        ("iconbed/paint/bird/x.png", True),
-    ]
-    candidates = pa.table(
+def write_kept(iconbed, *ids):
+    kept = pa.table(
         {
-            "id": [id for id, _ in rows],
-            "candidate": [0] * 5,
-            "text": [chain_of(id) for id, _ in rows],
-            "kept": [kept for _, kept in rows],
-            "num_tokens": [3] * 5,
-            "logprob": [-1.0] * 5,
+            "id": list(ids),
+            "candidate": [0] * len(ids),
+            "text": [chain_of(id) for id in ids],
+            "kept": [True] * len(ids),
         }
     )
-    write_table(f"{iconbed.location}/paint/sarr-1/kept/part-00000.parquet", candidates)
-    own = iconbed._own_set(stage)
+    write_table(f"{iconbed.location}/paint/sarr-1/kept/part-00000.parquet", kept)
+
+
+def with_setting(iconbed, **settings):
+    sarr = iconbed.config.sarr.model_copy(update=settings)
+    config = iconbed.config.model_copy(update={"sarr": sarr})
+    return Pipeline(config, iconbed.info, Console(quiet=True))
+
+
+ROUND = Stage("paint", "train", 1)
+
+
+def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
+    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
+    out = iconbed._source_index("paint", "out")["id"].to_pylist()
+    write_kept(iconbed, ids[5], ids[2], out[0], "iconbed/paint/bird/x.png")
+    own = iconbed._own_set(ROUND)
     assert own["id"].to_pylist() == [ids[2], ids[5]]
     assert own["chain"].to_pylist() == [chain_of(ids[2]), chain_of(ids[5])]
+
+
+def test_images_without_a_chain_may_get_the_teachers_or_stay_with_their_label(iconbed, store, info):
+    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
+    write_kept(iconbed, ids[3])
+    teachers = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
+    texts = {row["id"]: row["text"] for row in teachers}
+    for without_chain in ("teacher", "labels"):
+        own = with_setting(iconbed, without_chain=without_chain)._own_set(ROUND).to_pylist()
+        assert sorted(row["id"] for row in own) == sorted(ids)
+        for row in own:
+            others = texts[row["id"]] if without_chain == "teacher" else None
+            assert row["chain"] == (chain_of(ids[3]) if row["id"] == ids[3] else others)
 
 
 def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info):

@@ -6,24 +6,25 @@ import pyarrow.compute as pc
 from rdmldg_ray.chains.format import ChainFormatError, parse_chain
 
 
-def attach_chains(samples: pa.Table, chains: pa.Table, location: str) -> pa.Table:
-    """Samples that have a kept chain, with a column ``chain``: the likeliest of several.
+def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_none: bool = False) -> pa.Table:
+    """Samples that have a kept chain, with a column ``chain``: the first candidate's of several.
 
     Args:
         samples: an index, with ``id``.
-        chains: rows with ``id``, ``candidate``, ``text`` and ``kept``; where there are ``logprob`` and
-            ``num_tokens`` they choose among several, otherwise the first candidate is taken.
+        chains: rows with ``id``, ``candidate``, ``text`` and ``kept``.
         location: where the chains lie, for the messages.
+        may_be_none: whether it is right that no sample has a kept chain.
 
     Raises:
-        ValueError: when no sample has a kept chain, or a chain to train on is not of the five stages.
+        ValueError: when no sample has a kept chain and some must, or a chain to train on is not of the
+            five stages.
     """
-    best: dict[str, str] = {}
-    for row in _best_first(chains.filter(pc.field("kept"))).select(["id", "text"]).to_pylist():
-        best.setdefault(row["id"], row["text"])
-    texts = [best.get(sample_id) for sample_id in samples["id"].to_pylist()]
+    first: dict[str, str] = {}
+    for row in chains.filter(pc.field("kept")).sort_by("candidate").select(["id", "text"]).to_pylist():
+        first.setdefault(row["id"], row["text"])
+    texts = [first.get(sample_id) for sample_id in samples["id"].to_pylist()]
     joined = samples.append_column("chain", pa.array(texts, pa.string())).filter(pc.field("chain").is_valid())
-    if not len(joined):
+    if not len(joined) and not may_be_none:
         raise ValueError(f"{location}: no sample of the source domains has a kept chain to train on")
     for sample_id, text in zip(joined["id"].to_pylist(), joined["chain"].to_pylist(), strict=True):
         try:
@@ -33,10 +34,3 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str) -> pa.Tabl
                 f"{location}: row {sample_id}: {error}; mend the chain, or set its 'kept' to false"
             ) from error
     return joined
-
-
-def _best_first(chains: pa.Table) -> pa.Table:
-    if "logprob" not in chains.column_names:
-        return chains.sort_by("candidate")
-    per_token = pc.divide(chains["logprob"], chains["num_tokens"])
-    return chains.append_column("per_token", per_token).sort_by([("per_token", "descending")])

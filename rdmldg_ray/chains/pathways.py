@@ -45,7 +45,8 @@ class PathwayPrompts:
         self.reasoning_text = render_prompt(processor, reasoning_prompt(class_names))
         direct = processor.tokenizer(self.direct_text)["input_ids"]
         reasoning = processor.tokenizer(self.reasoning_text)["input_ids"]
-        self.reasoning_ids: list[int] = reasoning  # image placeholder not expanded
+        self.direct_ids: list[int] = direct  # the image placeholder is not expanded
+        self.reasoning_ids: list[int] = reasoning
         shared = 0
         while shared < min(len(direct), len(reasoning)) and direct[shared] == reasoning[shared]:
             shared += 1

@@ -1,8 +1,12 @@
 """One vLLM engine, to be run as a Ray actor."""
 
 import tempfile
+import threading
 import time
 import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,11 +15,24 @@ import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config import Config, Pathway
+from rdmldg_ray.engines.lifeline import tie_children
+from rdmldg_ray.images import ImageError, decode_image
 from rdmldg_ray.models.folder import model_folder
-from rdmldg_ray.storage import download_folder
+from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
+from rdmldg_ray.storage import download_folder, join, read_table
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from rdmldg_ray.chains.pathways import PathwayPrompts
+
+
+class EngineError(ValueError):
+    """An engine cannot do what was asked of it; the message says what that was."""
+
+
+class EngineLostError(RuntimeError):
+    """An engine's own process has ended; another engine can do its work."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,8 @@ class Request:
     top_p: float
     max_new_tokens: int
     seed: int
+    score_label: bool = False
+    """Whether to tell the label's log-probability by the direct pathway as well."""
 
 
 ANSWER_SCHEMA = pa.schema(
@@ -39,8 +58,12 @@ ANSWER_SCHEMA = pa.schema(
         ("num_tokens", pa.int32()),
         ("logprob", pa.float64()),  # sum over the answer's tokens, in nats
         ("finished", pa.bool_()),  # ended by itself, not by the token limit
+        ("label_logprob", pa.float64()),  # of the label by the direct pathway, in nats; null unless asked for
+        ("error", pa.string()),  # why there is no answer: what is wrong with the image
     ]
 )
+
+_NO_ANSWER = {"text": "", "num_tokens": 0, "logprob": 0.0, "finished": False}
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,15 @@ class LoadReport:
     seconds: float
     parity: float | None = None
     """Mean difference from the trainer's log-probability of a token, in nats; None for the base."""
+
+
+@dataclass
+class _Work:
+    """What one call asks of vLLM; ``ids`` are vLLM's, once it has the prompts."""
+
+    prompts: list[dict[str, Any]]
+    sampling: list[Any]
+    ids: list[str] | None = None
 
 
 class Engine:
@@ -66,76 +98,141 @@ class Engine:
         self.class_names = class_names
         self.base = model_folder(config.model.path)
         self.llm: Any = None
+        self._lifeline: Any = None
+        # An engine that starts slowly may be asked for the next model meanwhile.
+        self._load_lock = threading.Lock()
+        # Taken for whatever is done with vLLM, since two batches are in work at once.
+        self._lock = threading.Lock()
+        self._incoming: deque[_Work] = deque()
+        self._answers: dict[str, Any] = {}
         self.prompts: PathwayPrompts | None = None
 
     def load(self, adapter: str | None) -> LoadReport:
-        """Serve base plus adapter; the base alone for None. Reloads in place once started."""
-        started = time.perf_counter()
-        how: Literal["start", "reload"] = "reload" if self.llm else "start"
-        if not self.llm:
-            self._start()
-        if adapter:
-            with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
-                self._reload(self._merge(adapter, Path(folder)))
-        elif how == "reload":
-            self._reload(self.base)
-        return LoadReport(how, time.perf_counter() - started)
+        """Serve base plus adapter; the base alone for None. Reloads in place once started.
+
+        Raises:
+            ParityError: when the engine does not compute what was trained.
+            EngineLostError: when vLLM's own process has ended.
+        """
+        with self._load_lock:
+            started = time.perf_counter()
+            how: Literal["start", "reload"] = "reload" if self.llm else "start"
+            if not self.llm:
+                self._start()
+            if adapter:
+                with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
+                    self._reload(self._merge(adapter, Path(folder)))
+            elif how == "reload":
+                self._reload(self.base)
+            seconds = time.perf_counter() - started
+            return LoadReport(how, seconds, self._check_parity(adapter) if adapter else None)
 
     def generate(self, batch: pa.Table, request: Request) -> pa.Table:
-        """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``."""
-        from rdmldg_ray.images import decode_image
+        """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``.
 
+        A row whose image does not decode gets its error for an answer.
+
+        Args:
+            batch: has ``label`` as well when the request asks to score it.
+
+        Raises:
+            EngineLostError: when vLLM's own process has ended.
+        """
         assert self.prompts is not None
         prompt = self.prompts.direct_text if request.pathway == "direct" else self.prompts.reasoning_text
-        ids = batch["id"].to_pylist()
-        inputs = [
-            {
-                "prompt": prompt,
-                "multi_modal_data": {"image": decode_image(sample_id, data)},
-            }
-            for sample_id, data in zip(ids, batch["image"].to_pylist(), strict=True)
-        ]
-        sampling = [self._sampling(request, sample_id) for sample_id in ids]
-        outputs = [result.outputs[0] for result in self.llm.generate(inputs, sampling, use_tqdm=False)]
-        return pa.table(
-            {
-                "id": ids,
-                "attempt": [request.attempt] * len(ids),
-                "text": [output.text for output in outputs],
-                "num_tokens": [len(output.token_ids) for output in outputs],
-                "logprob": [output.cumulative_logprob for output in outputs],
-                "finished": [output.finish_reason == "stop" for output in outputs],
-            },
-            schema=ANSWER_SCHEMA,
+        images, errors = _decode(batch)
+        outputs = self._run(
+            [{"prompt": prompt, "multi_modal_data": {"image": image}} for image in images.values()],
+            [self._sampling(request, sample_id) for sample_id in images],
+        )
+        labels = self._label_logprobs(batch, images) if request.score_label else {}
+        rows: list[dict[str, Any]] = [{"id": i, "error": error, **_NO_ANSWER} for i, error in errors.items()]
+        for sample_id, output in zip(images, outputs, strict=True):
+            [answer] = output.outputs
+            rows.append(
+                {
+                    "id": sample_id,
+                    "text": answer.text,
+                    "num_tokens": len(answer.token_ids),
+                    "logprob": answer.cumulative_logprob,
+                    "finished": answer.finish_reason == "stop",
+                    "label_logprob": labels.get(sample_id),
+                }
+            )
+        return pa.Table.from_pylist(
+            [row | {"attempt": request.attempt} for row in rows], schema=ANSWER_SCHEMA
         )
 
     def score_chains(self, batch: pa.Table) -> list[list[float]]:
         """Log-probability, in nats, of each token of given chains: rows of ``id``, ``image``, ``chain``."""
+        assert self.prompts is not None
+        rows = batch.select(["id", "image"]).to_pylist()
+        images = [decode_image(row["id"], row["image"]) for row in rows]
+        return self._score(self.prompts.reasoning_ids, images, batch["chain"].to_pylist())
+
+    def _label_logprobs(self, batch: pa.Table, images: dict[str, "Image"]) -> dict[str, float]:
+        assert self.prompts is not None
+        labels = dict(zip(batch["id"].to_pylist(), batch["label"].to_pylist(), strict=True))
+        targets = [display_name(labels[sample_id]) for sample_id in images]
+        scored = self._score(self.prompts.direct_ids, list(images.values()), targets)
+        return {sample_id: sum(tokens) for sample_id, tokens in zip(images, scored, strict=True)}
+
+    def _score(self, prompt: list[int], images: list["Image"], targets: list[str]) -> list[list[float]]:
+        """Log-probability, in nats, of each token of a target after prompt and image."""
         from vllm import SamplingParams
 
-        from rdmldg_ray.images import decode_image
-
         assert self.prompts is not None
-        targets = [self.prompts.target_ids(chain) for chain in batch["chain"].to_pylist()]
-        inputs = [
-            {
-                "prompt_token_ids": self.prompts.reasoning_ids + target,
-                "multi_modal_data": {"image": decode_image(row["id"], row["image"])},
-            }
-            for row, target in zip(batch.select(["id", "image"]).to_pylist(), targets, strict=True)
+        target_ids = [self.prompts.target_ids(target) for target in targets]
+        outputs = self._run(
+            [
+                {"prompt_token_ids": prompt + ids, "multi_modal_data": {"image": image}}
+                for image, ids in zip(images, target_ids, strict=True)
+            ],
+            [SamplingParams(max_tokens=1, prompt_logprobs=0)] * len(images),
+        )
+        return [
+            [
+                found[token].logprob
+                for found, token in zip(output.prompt_logprobs[-len(ids) :], ids, strict=True)
+            ]
+            for output, ids in zip(outputs, target_ids, strict=True)
         ]
-        sampling = SamplingParams(max_tokens=1, prompt_logprobs=0)
-        scored = self.llm.generate(inputs, sampling, use_tqdm=False)
-        chains = []
-        for output, target in zip(scored, targets, strict=True):
-            positions = output.prompt_logprobs[-len(target) :]
-            chains.append([found[token].logprob for found, token in zip(positions, target, strict=True)])
-        return chains
+
+    def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
+        """Answers of vLLM, in the order of the prompts.
+
+        Called from two threads, for one batch each: whoever has the lock adds what is new and takes
+        a step for both. So the end of a batch, when few answers are unfinished, is filled with the
+        beginning of the next.
+        """
+        if not prompts:
+            return []
+        work = _Work(prompts, sampling)
+        self._incoming.append(work)
+        while not self._answered_all(work):
+            with self._lock, _failures_named():
+                while self._incoming:
+                    new = self._incoming.popleft()
+                    added = self.llm.enqueue(new.prompts, new.sampling, use_tqdm=False)
+                    # What vLLM returns has a random suffix, which its outputs lack.
+                    new.ids = [request_id.split("-")[0] for request_id in added]
+                if not self._answered_all(work):
+                    for output in self.llm.llm_engine.step():
+                        self._answers[output.request_id] = output
+        assert work.ids is not None
+        return [self._answers.pop(request_id) for request_id in work.ids]
+
+    def _answered_all(self, work: "_Work") -> bool:
+        return work.ids is not None and all(request_id in self._answers for request_id in work.ids)
 
     def stop(self) -> None:
-        """End vLLM's own processes, which would otherwise notice the actor's end only later."""
+        """End vLLM's own processes in an orderly way."""
         if self.llm:
             self.llm.llm_engine.engine_core.shutdown()
+
+    def _check_parity(self, adapter: str) -> float:
+        known = read_table(join(adapter, PARITY_FILE))
+        return check_parity(known, self.score_chains(known), parity_tolerance(self.config.engines))
 
     def _merge(self, adapter: str, folder: Path) -> Path:
         from rdmldg_ray.models.loading import save_merged
@@ -161,25 +258,32 @@ class Engine:
         )
         settings = self.config.model.image_settings
         self.prompts = PathwayPrompts(load_processor(self.base), self.class_names, settings)
-        self.llm = LLM(
-            str(self.base),
-            dtype=engines.dtype,
-            max_model_len=self.config.model.max_length,
-            tensor_parallel_size=max(1, engines.gpus_per_engine),
-            limit_mm_per_prompt={"image": 1},
-            mm_processor_kwargs=settings or None,
-            seed=self.config.seed,
-            disable_log_stats=True,
-            **machine,
-        )
+        self._lifeline = tie_children()
+        try:
+            self.llm = LLM(
+                str(self.base),
+                dtype=engines.dtype,
+                max_model_len=self.config.model.max_length,
+                tensor_parallel_size=max(1, engines.gpus_per_engine),
+                limit_mm_per_prompt={"image": 1},
+                mm_processor_kwargs=settings or None,
+                seed=self.config.seed,
+                disable_log_stats=True,
+                **machine,
+            )
+        # No room for weights or KV cache, a model class that vLLM lacks, and more: all kinds of error.
+        except Exception as error:
+            text = " ".join(str(error).split())[-600:]
+            raise EngineError(f"vLLM does not start with {self.base}: {text}") from error
 
     def _reload(self, model: Path) -> None:
         # The reload empties the worker's cache of encoded images but not the scheduler's, and an
         # image seen earlier would then end the engine; so all caches go first.
-        self.llm.reset_prefix_cache()
-        self.llm.llm_engine.reset_mm_cache()
-        self.llm.llm_engine.reset_encoder_cache()
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+        with self._lock, _failures_named():
+            self.llm.reset_prefix_cache()
+            self.llm.llm_engine.reset_mm_cache()
+            self.llm.llm_engine.reset_encoder_cache()
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
 
     def _sampling(self, request: Request, sample_id: str) -> Any:
         from vllm import SamplingParams
@@ -196,3 +300,25 @@ class Engine:
             seed=zlib.crc32(f"{request.seed}/{sample_id}/{request.attempt}".encode()),
             structured_outputs=constraint,
         )
+
+
+@contextmanager
+def _failures_named() -> Iterator[None]:
+    """Tell vLLM's failures, after which an engine is not to be used, from a request that it refuses."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise EngineLostError(f"{type(error).__name__}: {error}") from error
+
+
+def _decode(batch: pa.Table) -> tuple[dict[str, "Image"], dict[str, str]]:
+    """Images by id, and the errors of those that do not decode."""
+    images, errors = {}, {}
+    for sample_id, data in zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True):
+        try:
+            images[sample_id] = decode_image(sample_id, data)
+        except ImageError as error:
+            errors[sample_id] = str(error)
+    return images, errors

@@ -54,12 +54,18 @@ def predict(
 
 
 def score_answers(answers: pa.Table, samples: pa.Table, class_names: list[str], pathway: Pathway) -> pa.Table:
-    """Answers of an engine with the class they name and whether it is the label."""
+    """Answers of an engine with the class they name and whether it is the label.
+
+    Raises:
+        ValueError: for an image that did not decode; accuracies over other images would not compare.
+    """
     known = {
         row["id"]: row for row in samples.select(["id", "domain", "part", "held_out", "label"]).to_pylist()
     }
     rows = []
     for answer in answers.to_pylist():
+        if answer["error"]:
+            raise ValueError(answer["error"])
         sample = known[answer["id"]]
         named = answer["text"] if pathway == "direct" else conclusion_of(answer["text"])
         index = None if named is None else match_class(named, class_names)

@@ -102,13 +102,13 @@ class MtctCollator(ArrowBatchCollateFn):
         rng = np.random.default_rng([self.seed, epoch, zlib.crc32(sample_id.encode())])
         return augment_image(image, rng)
 
-    def branches(self, label: str, chain: str) -> list[Branch]:
-        """The pathways of one sample; one of weight zero is not laid out at all."""
+    def branches(self, label: str, chain: str | None) -> list[Branch]:
+        """The pathways of one sample; one of weight zero, or a missing chain, is not laid out at all."""
         branches = []
         if self.weights.direct > 0:
             target = self.prompts.target_ids(display_name(label))
             branches.append(Branch(DIRECT, self.prompts.direct_tail, target))
-        if self.weights.reasoning > 0:
+        if self.weights.reasoning > 0 and chain is not None:
             target = self.prompts.target_ids(chain)
             branches.append(Branch(REASONING, self.prompts.reasoning_tail, target))
         return branches

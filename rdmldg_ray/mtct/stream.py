@@ -3,6 +3,7 @@
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -20,16 +21,19 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
     out in turn: row k goes to worker ``k mod num_workers``, which is the plan's rank.
 
     Args:
-        training_set: an index (``domainbed.view.sample_index``) with a column ``chain`` added.
+        training_set: an index (``domainbed.view.sample_index``) with a column ``chain`` added; a null
+            chain is a sample that is trained on its label alone.
         plan: which samples go where.
 
     Returns:
         Rows with ``step``, ``rank``, ``epoch`` and the lists ``id``, ``image``, ``label``, ``chain``.
     """
     shared = ray.put(training_set)
+    chain = training_set.column_names.index("chain")
+    no_nulls = training_set.set_column(chain, "chain", pc.fill_null(training_set["chain"], ""))
     rows = [
         pa.table({"step": [s.step], "rank": [s.rank], "epoch": [s.epoch], "positions": [s.positions]})
-        for s in plan.slices(answer_lengths(training_set))
+        for s in plan.slices(answer_lengths(no_nulls))
     ]
     return ray.data.from_arrow(rows).map_batches(
         partial(_fill_slice, shared=shared),
@@ -43,11 +47,12 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
 def _fill_slice(row: pa.Table, shared: "ray.ObjectRef[pa.Table]") -> pa.Table:
     samples = ray.get(shared).take(row["positions"][0].values)
     filled = row.drop_columns(["positions"])
-    for name, values in (
-        ("id", samples["id"].to_pylist()),
-        ("image", read_images(samples)),
-        ("label", samples["label"].to_pylist()),
-        ("chain", samples["chain"].to_pylist()),
+    for name, values, kind in (
+        ("id", samples["id"].to_pylist(), pa.string()),
+        ("image", read_images(samples), pa.binary()),
+        ("label", samples["label"].to_pylist(), pa.string()),
+        ("chain", samples["chain"].to_pylist(), pa.string()),
     ):
-        filled = filled.append_column(name, pa.array([values]))
+        # The types are given, for a slice may have no chain at all.
+        filled = filled.append_column(name, pa.array([values], pa.list_(kind)))
     return filled

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -32,7 +33,8 @@ def train_stage(
     ``stage``; so does a worker group that lost a worker.
 
     Args:
-        training_set: index of the samples with a column ``chain``; see ``mtct.stream``.
+        training_set: index of the samples with a column ``chain``, null where there is none; see
+            ``mtct.stream``.
         class_names: all classes, in the order in which the prompts list them.
         stage: location for outputs and checkpoints.
         adapter: location of the adapter to go on from, or None for a new one.
@@ -76,8 +78,9 @@ def train_stage(
 
 def _spread(training_set: pa.Table) -> pa.Table:
     """Pairs from all over the training set, so that they show several domains and classes."""
-    pairs = min(PARITY_PAIRS, len(training_set))
-    return training_set.take([number * len(training_set) // pairs for number in range(pairs)])
+    with_chain = training_set.filter(pc.field("chain").is_valid())
+    pairs = min(PARITY_PAIRS, len(with_chain))
+    return with_chain.take([number * len(with_chain) // pairs for number in range(pairs)])
 
 
 def _mistake(stage: str) -> str:

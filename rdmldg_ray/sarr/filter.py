@@ -1,34 +1,60 @@
 """Which of the model's own chains are kept: a plain function of a candidate and its label."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rdmldg_ray.chains.format import conclusion_of
 from rdmldg_ray.chains.verdict import Verdict, judge_text
 from rdmldg_ray.config import FilterConfig
 
+BAD_IMAGE = "bad_image"
 
-def judge(
-    text: str,
-    label: str,
-    class_names: list[str],
-    num_tokens: int,
-    logprob: float,
-    finished: bool,
-    config: FilterConfig,
-) -> Verdict:
+# A bound of the config, the score that it bounds, and the reason when the score is beyond it.
+_LEAST = (
+    ("min_tokens", "num_tokens", "too_short"),
+    ("min_logprob", "mean_logprob", "low_logprob"),
+    ("min_label_prob", "label_prob", "low_label_prob"),
+    ("min_agreement", "agreement", "low_agreement"),
+)
+_MOST = (
+    ("max_tokens", "num_tokens", "too_long"),
+    ("max_repetition", "repetition", "repetitive"),
+)
+
+
+def judge(candidate: Mapping[str, Any], class_names: list[str], config: FilterConfig) -> Verdict:
     """Judge one candidate.
 
     Kept are chains of the five stages, once each and in order, whose conclusion is the label (the
-    paper's filter), within the configured bounds. The reasons of rejection are ``unfinished``, those
-    of ``judge_text``, ``too_long`` and ``low_logprob``.
+    paper's filter), within the configured bounds. The reasons of rejection are ``bad_image``,
+    ``unfinished``, those of ``judge_text``, ``too_short``, ``too_long``, ``repetitive``,
+    ``low_logprob``, ``low_label_prob`` and ``low_agreement``.
 
     Args:
-        logprob: sum over the candidate's tokens, in nats.
-        finished: whether the candidate ended by itself rather than at the token limit.
+        candidate: a row of ``sarr.candidates.CANDIDATE_SCHEMA``; its own verdict is not read, and a
+            score that is not known yet is not bounded.
     """
-    if not finished:
-        return Verdict(conclusion_of(text), "unfinished")
-    verdict = judge_text(text, label, class_names)
-    if verdict.kept and config.max_tokens is not None and num_tokens > config.max_tokens:
-        return Verdict(verdict.conclusion, "too_long")
-    if verdict.kept and config.min_logprob is not None and logprob / max(num_tokens, 1) < config.min_logprob:
-        return Verdict(verdict.conclusion, "low_logprob")
-    return verdict
+    if candidate["error"]:
+        return Verdict(None, BAD_IMAGE)
+    if not candidate["finished"]:
+        return Verdict(conclusion_of(candidate["text"]), "unfinished")
+    verdict = judge_text(candidate["text"], candidate["label"], class_names)
+    return Verdict(verdict.conclusion, _beyond_bounds(candidate, config)) if verdict.kept else verdict
+
+
+def is_hopeless(candidate: Mapping[str, Any], config: FilterConfig) -> bool:
+    """Whether no other draw for the same image could be kept either."""
+    bound, score = config.min_label_prob, candidate["label_prob"]
+    return bool(candidate["error"]) or (bound is not None and score is not None and score < bound)
+
+
+def _beyond_bounds(candidate: Mapping[str, Any], config: FilterConfig) -> str | None:
+    for setting, score, reason in _LEAST:
+        bound, value = getattr(config, setting), candidate[score]
+        if bound is not None and value is not None and value < bound:
+            return reason
+    for setting, score, reason in _MOST:
+        bound, value = getattr(config, setting), candidate[score]
+        if bound is not None and value is not None and value > bound:
+            return reason
+    return None

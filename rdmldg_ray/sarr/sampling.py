@@ -1,4 +1,4 @@
-"""Sample until accepted: draw a chain for every image, then again only where none was kept."""
+"""Draw candidates: for every image once, then again only where none was kept; or k times for all."""
 
 from collections.abc import Callable
 
@@ -7,26 +7,11 @@ import pyarrow as pa
 from rdmldg_ray.config import SarrConfig
 from rdmldg_ray.engines.engine import Request
 from rdmldg_ray.engines.pool import EnginePool
-from rdmldg_ray.sarr.filter import judge
-
-CANDIDATE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("label", pa.string()),
-        ("domain", pa.string()),
-        ("candidate", pa.int32()),
-        ("text", pa.string()),
-        ("conclusion", pa.string()),
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),
-        ("num_tokens", pa.int32()),
-        ("logprob", pa.float64()),
-        ("finished", pa.bool_()),
-    ]
-)
+from rdmldg_ray.sarr.candidates import judge_answers, label_probabilities
+from rdmldg_ray.sarr.filter import is_hopeless
 
 
-def sample_until_accepted(
+def draw_candidates(
     pool: EnginePool,
     samples: pa.Table,
     class_names: list[str],
@@ -38,72 +23,43 @@ def sample_until_accepted(
     """Draw candidates for the samples of an index and hand them to ``write`` as they come.
 
     Every candidate is written, kept or not, so that other thresholds can be tried without
-    generating again.
+    generating again. An image that does not decode, or whose label is too improbable for the
+    filter, is drawn once: no other draw could be kept.
+
+    Args:
+        samples: an index, with ``label``.
+        write: takes a table in ``CANDIDATE_SCHEMA``.
+        progress: takes the number of candidates drawn, of those to draw, and a word on how it goes.
     """
-    pending = samples
-    drawn = kept = 0
-    total = len(samples)
+    known = {row["id"]: row for row in samples.select(["id", "label", "domain"]).to_pylist()}
+    label_probs: dict[str, float] = {}
+    with_chain: set[str] = set()
+    hopeless: set[str] = set()
+    pending, drawn = samples, 0
     for attempt in range(config.max_attempts):
         temperature = config.temperatures[min(attempt, len(config.temperatures) - 1)]
-        request = Request("reasoning", attempt, temperature, config.top_p, config.max_new_tokens, seed)
-        accepted: set[str] = set()
+        request = Request(
+            "reasoning",
+            attempt,
+            temperature,
+            config.top_p,
+            config.max_new_tokens,
+            seed,
+            score_label=attempt == 0,  # it does not change with the draw
+        )
+        drawn_before = drawn
         for answers in pool.generate(pending, request):
-            candidates = judge_answers(answers, pending, class_names, config)
+            label_probs |= label_probabilities(answers)
+            candidates = judge_answers(answers, known, label_probs, class_names, config.filter)
             write(candidates)
-            accepted.update(candidates.filter(candidates["kept"])["id"].to_pylist())
-            drawn += len(candidates)
-            kept_now = kept + len(accepted)
-            progress(drawn, total, f"attempt {attempt + 1}, {kept_now}/{len(samples)} images with a chain")
-        kept += len(accepted)
-        rejected = [sample_id not in accepted for sample_id in pending["id"].to_pylist()]
-        pending = pending.filter(pa.array(rejected, pa.bool_()))
+            rows = candidates.to_pylist()
+            with_chain.update(row["id"] for row in rows if row["kept"])
+            hopeless.update(row["id"] for row in rows if is_hopeless(row, config.filter))
+            drawn += len(rows)
+            text = f"attempt {attempt + 1}, {len(with_chain)}/{len(samples)} images with a chain"
+            progress(drawn, drawn_before + len(pending), text)
+        assert drawn - drawn_before == len(pending), "the engines lost or doubled an image"
+        done = hopeless | (with_chain if config.sampling == "until_accepted" else set())
+        pending = pending.filter(pa.array([i not in done for i in pending["id"].to_pylist()], pa.bool_()))
         if not len(pending):
             break
-        total = drawn + len(pending)
-
-
-def judge_answers(
-    answers: pa.Table, samples: pa.Table, class_names: list[str], config: SarrConfig
-) -> pa.Table:
-    """Answers of an engine with the filter's verdict beside each, in ``CANDIDATE_SCHEMA``."""
-    known = {row["id"]: row for row in samples.select(["id", "label", "domain"]).to_pylist()}
-    rows = []
-    for answer in answers.to_pylist():
-        sample = known[answer["id"]]
-        verdict = judge(
-            answer["text"],
-            sample["label"],
-            class_names,
-            answer["num_tokens"],
-            answer["logprob"],
-            answer["finished"],
-            config.filter,
-        )
-        rows.append(
-            {
-                **sample,
-                "candidate": answer["attempt"],
-                "text": answer["text"],
-                "conclusion": verdict.conclusion,
-                "kept": verdict.kept,
-                "reason": verdict.reason,
-                "num_tokens": answer["num_tokens"],
-                "logprob": answer["logprob"],
-                "finished": answer["finished"],
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
-
-
-def summarize_round(candidates: pa.Table, num_images: int) -> dict[str, object]:
-    """Shares and counts of one round, for the state file and the tables."""
-    kept = candidates.filter(candidates["kept"])
-    reasons = candidates["reason"].drop_null().value_counts().to_pylist()
-    return {
-        "images": num_images,
-        "images_with_chain": len(kept["id"].unique()),
-        "candidates": len(candidates),
-        "kept": len(kept),
-        "tokens": sum(candidates["num_tokens"].to_pylist()),
-        "rejected": {item["values"]: item["counts"] for item in reasons},
-    }

@@ -12,7 +12,7 @@ def chain(text):
 
 
 def chains(*rows):
-    columns = ("id", "candidate", "text", "kept", "num_tokens", "logprob")
+    columns = ("id", "candidate", "text", "kept")
     return pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows])
 
 
@@ -23,39 +23,36 @@ def attached(table):
 
 def test_a_sample_without_a_kept_chain_takes_no_part():
     table = chains(
-        ("c", 0, chain("c"), True, 5, -1.0),
-        ("a", 0, chain("a"), True, 5, -1.0),
-        ("b", 0, "x", False, 5, -1.0),
+        ("c", 0, chain("c"), True),
+        ("a", 0, chain("a"), True),
+        ("b", 0, "x", False),
     )
     assert attached(table) == [("a", chain("a")), ("c", chain("c"))]
 
 
-def test_of_several_kept_chains_the_likeliest_by_token_is_taken():
-    table = chains(
-        ("a", 0, chain("short, unlikely"), True, 2, -4.0),
-        ("a", 1, chain("long, likely"), True, 100, -10.0),
-        ("a", 2, chain("likeliest, but rejected"), False, 100, -1.0),
-    )
-    assert attached(table) == [("a", chain("long, likely"))]
-
-
-def test_of_a_teachers_several_chains_the_first_candidate_is_taken():
-    table = chains(("a", 1, chain("second"), True, 1, 0.0), ("a", 0, chain("first"), True, 1, 0.0))
-    assert attached(table.drop_columns(["num_tokens", "logprob"])) == [("a", chain("first"))]
+def test_of_several_kept_chains_the_first_candidate_is_taken():
+    table = chains(("a", 2, chain("third"), True), ("a", 1, chain("second"), True), ("a", 0, "x", False))
+    assert attached(table) == [("a", chain("second"))]
 
 
 def test_chains_of_other_samples_bring_none_in():
-    table = chains(("z", 0, chain("z"), True, 5, -1.0), ("b", 0, chain("b"), True, 5, -1.0))
+    table = chains(("z", 0, chain("z"), True), ("b", 0, chain("b"), True))
     assert attached(table) == [("b", chain("b"))]
 
 
 @pytest.mark.parametrize(("id", "kept"), [("a", False), ("z", True)])
 def test_no_kept_chain_at_all_names_the_location(id, kept):
     with pytest.raises(ValueError, match="s3://bucket/chains: no sample of the source domains has a kept"):
-        attached(chains((id, 0, chain("x"), kept, 5, -1.0)))
+        attached(chains((id, 0, chain("x"), kept)))
+
+
+def test_where_none_is_needed_no_kept_chain_leaves_no_sample():
+    joined = attach_chains(SAMPLES, chains(("z", 0, chain("z"), True)), "there", may_be_none=True)
+    assert joined.column_names == ["id", "label", "chain"]
+    assert len(joined) == 0
 
 
 def test_a_chain_without_a_conclusion_is_named_with_its_row_and_the_remedy():
     broken = chain("x").split("<CONCLUSION>")[0]
     with pytest.raises(ValueError, match=r"s3://bucket/chains: row b: the chain has no <CONCLUSION>; mend"):
-        attached(chains(("b", 0, broken, True, 5, -1.0)))
+        attached(chains(("b", 0, broken, True)))

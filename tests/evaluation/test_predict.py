@@ -81,6 +81,8 @@ def score(pathway, texts):
             "num_tokens": [3] * len(texts),
             "logprob": [-1.0] * len(texts),
             "finished": [True] * len(texts),
+            "label_logprob": [None] * len(texts),
+            "error": [None] * len(texts),
         },
         schema=ANSWER_SCHEMA,
     )
@@ -132,3 +134,9 @@ def test_of_domains_held_out_together_the_mean_over_domains_is_reported():
         "target_all": pytest.approx((1 + 1 / 3) / 2),
         "validation": 1.0,
     }
+
+
+def test_an_image_that_does_not_decode_stops_the_evaluation_by_name():
+    answers = pa.Table.from_pylist([{"id": "t/1", "error": "t/1: does not decode"}], schema=ANSWER_SCHEMA)
+    with pytest.raises(ValueError, match="t/1: does not decode"):
+        score_answers(answers, SAMPLES, CLASSES, "direct")

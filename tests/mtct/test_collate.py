@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rdmldg_ray.config import PathwayWeights
-from rdmldg_ray.mtct.loss import DIRECT, REASONING
+from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
 
 PIXELS = "pixel_values"
 
@@ -35,6 +35,18 @@ def test_a_pathway_of_weight_zero_is_not_laid_out(collate, rows):
     assert both.layout.segments.max() == 2
     assert direct.layout.segments.max() == reasoning.layout.segments.max() == 1
     assert direct.layout.input_ids.shape[1] < reasoning.layout.input_ids.shape[1]
+
+
+def test_a_sample_without_a_chain_has_its_label_alone_and_a_reasoning_loss_of_zero(collate, rows):
+    [micro] = collate([{**rows[0], "chain": None}, rows[1]]).micro_batches
+    layout = micro.layout
+    assert [REASONING in row for row in layout.target_pathway] == [False, True]
+    assert all(DIRECT in row for row in layout.target_pathway)
+    logits = torch.randn(*layout.targets.shape, int(layout.targets.max()) + 1)
+    losses = pathway_losses(logits, layout.targets, layout.target_pathway, "sum")
+    assert losses.reasoning[0] == 0 and losses.reasoning[1] > 0
+    # The mean over the batch still counts it: the other sample's weight does not grow.
+    assert losses.weighted_sum(1, 1) == pytest.approx(float(losses.direct.sum() + losses.reasoning[1]))
 
 
 def test_padding_is_the_tokenizers_and_stands_at_the_end(collate, rows, processor):

@@ -2,7 +2,7 @@ import pytest
 
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config import FilterConfig
-from rdmldg_ray.sarr.filter import judge
+from rdmldg_ray.sarr.filter import is_hopeless, judge
 
 CLASSES = ["dog", "dog_house", "sea_animal"]
 OPEN = FilterConfig()
@@ -14,14 +14,19 @@ def chain(conclusion="dog", **stages):
     )
 
 
-def reason(text, label="dog", config=OPEN, num_tokens=100, logprob=-50.0, finished=True):
-    verdict = judge(text, label, CLASSES, num_tokens, logprob, finished, config)
+def candidate(text, label="dog", **scores):
+    known = {"num_tokens": 100, "mean_logprob": -0.5, "label_prob": 0.5, "agreement": 0.5, "repetition": 0.1}
+    return {"text": text, "label": label, "finished": True, "error": None, **known, **scores}
+
+
+def reason(text, label="dog", config=OPEN, **scores):
+    verdict = judge(candidate(text, label, **scores), CLASSES, config)
     assert verdict.kept == (verdict.reason is None)
     return verdict.reason
 
 
 def test_a_chain_of_five_stages_that_concludes_with_the_label_is_kept():
-    verdict = judge(chain(), "dog", CLASSES, 100, -50.0, True, OPEN)
+    verdict = judge(candidate(chain()), CLASSES, OPEN)
     assert (verdict.kept, verdict.conclusion, verdict.reason) == (True, "dog", None)
 
 
@@ -68,25 +73,47 @@ def test_a_chain_cut_off_at_the_token_limit_is_unfinished_whatever_it_says():
 
 
 def test_a_rejected_chains_conclusion_is_recorded_where_it_has_one():
-    assert judge(chain("cat"), "dog", CLASSES, 9, -1.0, True, OPEN).conclusion == "cat"
     cut = chain().replace("<CAPTION>", "")
-    assert judge(cut, "dog", CLASSES, 9, -1.0, True, OPEN).conclusion == "dog"
-    assert judge("nothing", "dog", CLASSES, 9, -1.0, True, OPEN).conclusion is None
+    conclusions = [
+        judge(candidate(text), CLASSES, OPEN).conclusion for text in (chain("cat"), cut, "nothing")
+    ]
+    assert conclusions == ["cat", "dog", None]
 
 
-@pytest.mark.parametrize(("num_tokens", "why"), [(99, None), (100, None), (101, "too_long")])
-def test_a_chain_may_be_as_long_as_the_bound(num_tokens, why):
-    assert reason(chain(), config=FilterConfig(max_tokens=100), num_tokens=num_tokens) == why
+@pytest.mark.parametrize(
+    ("setting", "bound", "score", "within", "beyond", "why"),
+    [
+        ("min_tokens", 20, "num_tokens", 20, 19, "too_short"),
+        ("max_tokens", 100, "num_tokens", 100, 101, "too_long"),
+        ("max_repetition", 0.25, "repetition", 0.25, 0.26, "repetitive"),
+        ("min_logprob", -0.5, "mean_logprob", -0.5, -0.51, "low_logprob"),
+        ("min_label_prob", 0.5, "label_prob", 0.5, 0.49, "low_label_prob"),
+        ("min_agreement", 0.5, "agreement", 0.5, 0.4, "low_agreement"),
+    ],
+)
+def test_each_bound_includes_its_own_value(setting, bound, score, within, beyond, why):
+    config = FilterConfig(**{setting: bound})
+    assert reason(chain(), config=config, **{score: within}) is None
+    assert reason(chain(), config=config, **{score: beyond}) == why
+    assert reason(chain(), **{score: beyond}) is None, "without the bound it does not matter"
 
 
-@pytest.mark.parametrize(("logprob", "why"), [(-49.0, None), (-50.0, None), (-51.0, "low_logprob")])
-def test_the_log_probability_is_bounded_as_a_mean_over_tokens(logprob, why):
-    assert reason(chain(), config=FilterConfig(min_logprob=-0.5), logprob=logprob) == why
-
-
-def test_without_bounds_length_and_probability_do_not_matter():
-    assert reason(chain(), num_tokens=10**6, logprob=-1e9) is None
+def test_a_score_that_is_not_known_yet_is_not_bounded():
+    assert reason(chain(), config=FilterConfig(min_agreement=1.0), agreement=None) is None
 
 
 def test_format_comes_before_bounds():
     assert reason(chain("cat"), config=FilterConfig(max_tokens=1, min_logprob=0)) == "not_a_class"
+
+
+def test_a_bad_image_is_rejected_as_such_and_never_worth_another_draw():
+    row = candidate("", error="d/a: the image does not decode", finished=False, label_prob=None)
+    assert judge(row, CLASSES, OPEN).reason == "bad_image"
+    assert is_hopeless(row, OPEN)
+
+
+def test_another_draw_cannot_mend_the_labels_probability_and_may_mend_all_else():
+    config = FilterConfig(min_label_prob=0.5, min_logprob=-0.1, max_tokens=10)
+    assert is_hopeless(candidate("?", label_prob=0.4), config)
+    assert not is_hopeless(candidate("?", label_prob=0.6), config)
+    assert not is_hopeless(candidate("?", label_prob=0.4), OPEN)

@@ -1,0 +1,78 @@
+"""Why the filter rejected the candidates of a round, as tables."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from rdmldg_ray.report.tables import percent
+from rdmldg_ray.storage import join, read_table
+
+_MAX_ROWS = 20
+
+
+def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
+    """Reasons by domain or by class, those with the smallest share of accepted candidates first.
+
+    Args:
+        rejections: in ``sarr.selection.REJECTION_SCHEMA``.
+        by: ``domain`` or ``label``.
+    """
+    counts: dict[str, dict[str | None, int]] = defaultdict(lambda: defaultdict(int))
+    totals: dict[str | None, int] = defaultdict(int)
+    for row in rejections.to_pylist():
+        counts[row[by]][row["reason"]] += row["candidates"]
+        totals[row["reason"]] += row["candidates"]
+    accepted = {name: found[None] / sum(found.values()) for name, found in counts.items()}
+    reasons = sorted((r for r in totals if r is not None), key=lambda r: -totals[r])
+
+    table = Table(title=title)
+    table.add_column("class" if by == "label" else by)
+    for column in ("candidates", "kept, %", *(r.replace("_", " ") for r in reasons)):
+        table.add_column(column, justify="right")
+    shown = sorted(accepted, key=lambda name: (accepted[name], name))
+    for name in shown[:_MAX_ROWS]:
+        found = counts[name]
+        numbers = [str(found[reason]) if found[reason] else "" for reason in reasons]
+        table.add_row(name, str(sum(found.values())), percent(accepted[name]), *numbers)
+    if len(shown) > _MAX_ROWS:
+        table.caption = f"and {len(shown) - _MAX_ROWS} more, with a larger share kept"
+    return table
+
+
+def print_round(console: Console, location: str, state: Mapping[str, Mapping[str, Any]], stage: str) -> None:
+    """What the filter made of a round: its tables by domain and by class, and two lines.
+
+    Args:
+        location: the round's folder.
+        state: the run's state, with the round's entry.
+        stage: the entry's name.
+    """
+    rejections = read_table(join(location, "rejections.parquet"))
+    for by in ("domain", "label"):
+        console.print(rejection_table(rejections, by, f"candidates by {'class' if by == 'label' else by}"))
+    console.print(f"  {round_line(state[stage])}", highlight=False)
+    console.print(f"  {shares_line(state, stage.split('/')[0])}", highlight=False)
+
+
+def round_line(summary: Mapping[str, Any]) -> str:
+    """What a round of generation came to, in a line."""
+    price = "" if summary["tokens_per_kept"] is None else f", {summary['tokens_per_kept']:g} tokens for each"
+    rest = f"; {summary['draws_left']} images without one have draws left" if summary["draws_left"] else ""
+    return (
+        f"{summary['images_with_chain']} of {summary['images']} images have a chain{price}; "
+        f"{summary['kept']} of {summary['candidates']} candidates pass the filter{rest}"
+    )
+
+
+def shares_line(state: Mapping[str, Mapping[str, Any]], held_out: str) -> str:
+    """The share of candidates that passed the filter, round by round."""
+    shares = [
+        f"{name.split('/')[1].removeprefix('sarr-')}: {percent(entry['kept'] / entry['candidates'])} %"
+        for name, entry in state.items()
+        if name.startswith(f"{held_out}/sarr-") and name.endswith("/candidates")
+    ]
+    return "share kept by round, " + ", ".join(shares)

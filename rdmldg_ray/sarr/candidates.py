@@ -1,0 +1,78 @@
+"""Candidates: what an engine wrote, with scores and the filter's verdict beside it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from rdmldg_ray.config import FilterConfig
+from rdmldg_ray.sarr.filter import judge
+from rdmldg_ray.sarr.scores import repetition
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.string()),
+        ("domain", pa.string()),
+        ("candidate", pa.int32()),  # number of the draw for this image, from 0
+        ("text", pa.string()),
+        ("conclusion", pa.string()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # why it is rejected; null when kept
+        ("error", pa.string()),  # what is wrong with the image; null for nearly all
+        ("num_tokens", pa.int32()),
+        ("finished", pa.bool_()),  # ended by itself, not by the token limit
+        ("mean_logprob", pa.float64()),  # mean over the chain's tokens, in nats; null without tokens
+        ("label_prob", pa.float64()),  # of the label, by the direct pathway
+        ("agreement", pa.float64()),  # share of the image's candidates with this conclusion
+        ("repetition", pa.float64()),  # see sarr.scores
+    ]
+)
+
+
+def judge_answers(
+    answers: pa.Table,
+    samples: Mapping[str, Mapping[str, Any]],
+    label_probs: Mapping[str, float],
+    class_names: list[str],
+    config: FilterConfig,
+) -> pa.Table:
+    """Answers of an engine as candidates; agreement, which needs all of an image's, is left null.
+
+    Args:
+        answers: in ``engines.engine.ANSWER_SCHEMA``.
+        samples: ``label`` and ``domain`` by id.
+        label_probs: probability of the label by id.
+    """
+    rows = []
+    for answer in answers.to_pylist():
+        sample_id, num_tokens = answer["id"], answer["num_tokens"]
+        row = {
+            "id": sample_id,
+            "label": samples[sample_id]["label"],
+            "domain": samples[sample_id]["domain"],
+            "candidate": answer["attempt"],
+            "text": answer["text"],
+            "error": answer["error"],
+            "num_tokens": num_tokens,
+            "finished": answer["finished"],
+            "mean_logprob": answer["logprob"] / num_tokens if num_tokens else None,
+            "label_prob": label_probs.get(sample_id),
+            "agreement": None,
+            "repetition": repetition(answer["text"]),
+        }
+        rows.append(row | judged(row, class_names, config))
+    return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+
+
+def judged(row: Mapping[str, Any], class_names: list[str], config: FilterConfig) -> dict[str, Any]:
+    """The columns of a candidate that the filter fills."""
+    verdict = judge(row, class_names, config)
+    return {"conclusion": verdict.conclusion, "kept": verdict.kept, "reason": verdict.reason}
+
+
+def label_probabilities(answers: pa.Table) -> dict[str, float]:
+    """Probability of the label by id, for the answers whose request asked for it."""
+    pairs = zip(answers["id"].to_pylist(), answers["label_logprob"].to_pylist(), strict=True)
+    return {sample_id: math.exp(logprob) for sample_id, logprob in pairs if logprob is not None}

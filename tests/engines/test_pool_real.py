@@ -1,0 +1,171 @@
+"""The pool with real engines: what it answers, what it refuses, and what happens when engines die."""
+
+import json
+import os
+import shutil
+
+import adapters
+import mini
+import psutil
+import pyarrow as pa
+import pytest
+import ray
+from rich.console import Console
+
+from rdmldg_ray.config import load_config
+from rdmldg_ray.domainbed.samples import read_dataset_info
+from rdmldg_ray.engines.engine import EngineError, Request
+from rdmldg_ray.engines.pool import EnginePool
+from rdmldg_ray.models.folder import TINY_BASE
+from rdmldg_ray.models.parity import ParityError
+from rdmldg_ray.pipeline import Pipeline
+from rdmldg_ray.sarr.round import generate_round
+from rdmldg_ray.storage import join, read_images, read_table, write_table
+
+pytestmark = pytest.mark.slow
+
+CLASSES = list(mini.CLASSES)
+DIRECT = Request("direct", 0, 0.0, 1.0, 16, 0)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, ray_cluster):
+    """A run of the data set ``mini`` that has not begun; its index of 48 samples is what engines get."""
+    root = str(tmp_path_factory.mktemp("mini"))
+    mini.write_mini(root)
+    config = load_config("demo", ["data.dataset=mini", f"storage={root}"])
+    return Pipeline(config, read_dataset_info(root, "mini"), Console())
+
+
+@pytest.fixture(scope="module")
+def samples(pipeline):
+    return pipeline._source_index("flat", "in")
+
+
+@pytest.fixture(scope="module")
+def adapter(pipeline, samples, tmp_path_factory):
+    """An adapter with the log-probabilities of the teacher's chains for eight images."""
+    chains = read_table(join(pipeline.config.storage, "datasets/mini/chains/rules"), ["id", "text"])
+    texts = {row["id"]: row["text"] for row in chains.to_pylist()}
+    chosen = samples.take(list(range(0, 48, 6)))
+    rows = [
+        {"id": sample_id, "image": image, "chain": texts[sample_id]}
+        for sample_id, image in zip(chosen["id"].to_pylist(), read_images(chosen), strict=True)
+    ]
+    folder = tmp_path_factory.mktemp("adapter")
+    adapters.write_adapter(folder, TINY_BASE, CLASSES, rows)
+    return str(folder)
+
+
+@pytest.fixture
+def pool(pipeline):
+    """Make a pool with some settings; it is closed at the end."""
+    pools = []
+
+    def make(model=None, **engines):
+        config = pipeline.config
+        changed = {"engines": config.engines.model_copy(update=engines)}
+        if model:
+            changed["model"] = config.model.model_copy(update={"path": str(model)})
+        pools.append(EnginePool(config.model_copy(update=changed), CLASSES))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def processes_of(pool):
+    """The engines' own processes, and those that they have started."""
+    pids = [ray.get(m.actor.__ray_call__.remote(lambda engine: os.getpid())) for m in pool._members]
+    actors = [psutil.Process(pid) for pid in pids]
+    return actors, [child for actor in actors for child in actor.children(recursive=True)]
+
+
+def test_a_round_in_which_every_engine_is_killed_has_each_candidate_once(
+    pool, pipeline, samples, adapter, tmp_path
+):
+    bad = str(tmp_path / "bad.parquet")
+    write_table(bad, pa.table({"image": [b"no image"]}))
+    row = samples.slice(0, 1).to_pylist()[0] | {"id": "mini/bad.png", "file": bad, "row_group": 0, "row": 0}
+    drawn_from = pa.concat_tables([samples, pa.Table.from_pylist([row], schema=samples.schema)])
+    sarr = pipeline.config.sarr.model_copy(update={"sampling": "fixed", "max_attempts": 2})
+    killed = []
+
+    def kill_all(done, total, text):
+        if not killed:
+            actors, children = processes_of(engines)
+            killed.extend([*actors, *children])
+            for actor in actors:
+                actor.kill()
+
+    engines = pool(batch_size=8)
+    engines.load(adapter)
+    location = str(tmp_path / "round")
+    summary = generate_round(engines, drawn_from, CLASSES, sarr, 1, "mtct", location, kill_all)
+    # The first two, and at least one that took a killed one's place, each after its parity check.
+    assert len(engines._reports) >= 3
+    assert all(report.how == "start" and report.parity < 1e-3 for report in engines._reports)
+
+    candidates = read_table(join(location, "candidates")).to_pylist()
+    expected = {(i, k) for i in samples["id"].to_pylist() for k in range(2)} | {("mini/bad.png", 0)}
+    assert len(candidates) == len(expected)
+    assert {(row["id"], row["candidate"]) for row in candidates} == expected
+    assert {row["id"] for row in candidates if row["reason"] == "bad_image"} == {"mini/bad.png"}
+    assert summary["bad_images"] == 1
+    assert all(0 < row["label_prob"] <= 1 for row in candidates if row["reason"] != "bad_image")
+    # vLLM's own processes ended with the engines that were killed.
+    assert psutil.wait_procs(killed, timeout=10)[1] == []
+
+
+def test_an_engine_that_hangs_is_ended_after_the_set_time_with_what_it_asked_for(pool, samples):
+    engines = pool(num_engines=1, batch_timeout_s=5, max_restarts=0)
+    engines.load(None)
+    answers = engines.generate(samples, Request("reasoning", 0, 1.0, 1.0, 100, 0))
+    [actor], _ = processes_of(engines)
+    actor.suspend()
+    try:
+        with pytest.raises(EngineError, match=r"no answer to a batch in 5 s .*asked for 1 x 0\.25 CPU"):
+            list(answers)
+    finally:
+        actor.kill()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"cpus_per_engine": 999, "start_timeout_s": 5},
+            TimeoutError,
+            r"0 of 2 engines were ready in 5 s: asked for 2 x 999 CPU .*the cluster has .*start_timeout_s",
+        ),
+        (
+            {"num_engines": 1, "cpu_kv_cache_gib": 100_000},
+            EngineError,
+            r"vLLM does not start with .*asked for 1 x 0\.25 CPU and 0 GPU, 100000 GiB of KV cache",
+        ),
+    ],
+)
+def test_an_engine_that_cannot_start_says_what_it_asked_for(pool, settings, error, message):
+    with pytest.raises(error, match=message):
+        pool(**settings).load(None)
+
+
+def test_fewer_engines_than_asked_for_will_do(pool, samples):
+    # The cluster has room for one of these only.
+    cpus = ray.cluster_resources()["CPU"] * 0.6
+    engines = pool(cpus_per_engine=cpus, num_engines=2, min_engines=1, batch_size=16)
+    engines.load(None)
+    answers = pa.concat_tables(engines.generate(samples, DIRECT))
+    assert sorted(answers["id"].to_pylist()) == sorted(samples["id"].to_pylist())
+    assert sum(member.serves for member in engines._members) == 1
+
+
+def test_an_engine_with_another_image_size_is_stopped(pool, adapter, tmp_path):
+    # The base as trained, but for the size that its processor gives to images.
+    other = shutil.copytree(TINY_BASE, tmp_path / "other")
+    processor = json.loads((other / "processor_config.json").read_text())
+    processor["image_processor"]["size"] = {"longest_edge": 48}
+    (other / "processor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(ParityError, match=r"(?s)does not compute .*prompts and image size"):
+        pool(other, num_engines=1).load(adapter)
