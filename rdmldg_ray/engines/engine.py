@@ -284,6 +284,9 @@ class Engine:
             self.llm.llm_engine.reset_mm_cache()
             self.llm.llm_engine.reset_encoder_cache()
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+            # vLLM notes the weights' folder as the model's, and in one process would look there for the
+            # processor, long after the folder is gone.
+            self.llm.llm_engine.model_config.model = str(self.base)
 
     def _sampling(self, request: Request, sample_id: str) -> Any:
         from vllm import SamplingParams
