@@ -60,8 +60,9 @@ CHAIN_SCHEMA = pa.schema(
 RULES = "rules"
 
 # A group is what is read for any one of its images, and training takes them in random order; but each
-# group costs about 1 kB of metadata.
+# group costs about 1 kB of metadata. So images of many kilobytes have a group each.
 _ROWS_PER_GROUP = 4
+_BYTES_PER_GROUP = 64 * 1024
 _INFO_FILE = "dataset.json"
 PART = "part-{:05d}.parquet"
 # Part of the content's hash: raise it when the same content is to be laid down in another way.
@@ -178,7 +179,9 @@ def write_iconbed(storage_root: str) -> None:
 def write_samples(root: str, name: str, domain: str, part: int, samples: pa.Table) -> None:
     """Write one part of a domain's samples, a table of SAMPLE_SCHEMA, and before it its index."""
     assert samples.schema.equals(SAMPLE_SCHEMA)
-    places = [divmod(row, _ROWS_PER_GROUP) for row in range(len(samples))]
+    size = pc.sum(pc.binary_length(samples["image"])).as_py() or 0
+    rows_per_group = max(1, min(_ROWS_PER_GROUP, _BYTES_PER_GROUP * len(samples) // max(1, size)))
+    places = [divmod(row, rows_per_group) for row in range(len(samples))]
     index = samples.drop_columns(["image"])
     for place, column in enumerate(("row_group", "row")):
         index = index.append_column(column, pa.array([where[place] for where in places], pa.int32()))
@@ -192,7 +195,7 @@ def write_samples(root: str, name: str, domain: str, part: int, samples: pa.Tabl
         compression=codecs,
         use_dictionary=False,
         write_statistics=False,
-        row_group_size=_ROWS_PER_GROUP,
+        row_group_size=rows_per_group,
     )
     location = storage.join(samples_location(root, name, domain), PART.format(part))
     storage.write_bytes(location, sink.getvalue().to_pybytes())

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -65,6 +66,19 @@ def test_files_have_small_row_groups(root):
     for file in storage.list_files(storage.join(samples.dataset_location(root, "iconbed"), "samples")):
         metadata = pq.ParquetFile(file).metadata
         assert all(metadata.row_group(i).num_rows <= 4 for i in range(metadata.num_row_groups))
+
+
+@pytest.mark.parametrize(("size", "groups"), [(1_000, 3), (40_000, 10), (200_000, 10), (0, 3)])
+def test_a_group_has_few_bytes_since_it_is_read_for_one_image(tmp_path, size, groups):
+    images = [bytes([number]) * size for number in range(10)]
+    blank = dict.fromkeys(SAMPLE_SCHEMA.names)
+    rows = [blank | {"id": f"a/x/{number}", "image": image} for number, image in enumerate(images)]
+    samples.write_samples(str(tmp_path), "a", "x", 0, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA))
+    [file] = storage.list_files(samples.samples_location(str(tmp_path), "a", "x"))
+    assert pq.ParquetFile(file).metadata.num_row_groups == groups
+    index = storage.read_table(samples.index_location(str(tmp_path), "a", "x"))
+    index = index.append_column("file", pa.array([file] * 10)).take([7, 0, 9, 3])
+    assert storage.read_images(index) == [images[place] for place in (7, 0, 9, 3)]
 
 
 def test_every_sample_has_a_chain_that_concludes_with_its_label(root):
