@@ -175,12 +175,14 @@ class Pipeline:
         if not exists(self.config_location):
             return
         # A setting that is younger than the run had its default.
-        before = _flatten(Config().model_dump(mode="json")) | _flatten(
+        before = flatten_settings(Config().model_dump(mode="json")) | flatten_settings(
             yaml.safe_load(read_bytes(self.config_location))
         )
-        now = _flatten(self.config.model_dump(mode="json"))
+        now = flatten_settings(self.config.model_dump(mode="json"))
         # A mapping of the user's own, such as image settings, may have keys on one side only.
-        changed = [key for key in before | now if before.get(key) != now.get(key) and not _free(key)]
+        changed = [
+            key for key in before | now if before.get(key) != now.get(key) and not changes_no_result(key)
+        ]
         if changed:
             lines = [f"  {key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
             raise ConfigError(
@@ -387,7 +389,7 @@ class Pipeline:
         return self._pool
 
 
-def _free(key: str) -> bool:
+def changes_no_result(key: str) -> bool:
     """Whether a setting changes how a run goes but not what comes out."""
     return key in _FREE_SETTINGS or (key.startswith("engines.") and key != "engines.dtype")
 
@@ -398,7 +400,10 @@ def _with_constants(table: pa.Table, values: dict[str, Any]) -> pa.Table:
     return table
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_settings(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as values by dotted path."""
     if not isinstance(tree, dict):
         return {prefix.rstrip("."): tree}
-    return {k: v for key, child in tree.items() for k, v in _flatten(child, f"{prefix}{key}.").items()}
+    return {
+        k: v for key, child in tree.items() for k, v in flatten_settings(child, f"{prefix}{key}.").items()
+    }
