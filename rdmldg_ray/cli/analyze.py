@@ -1,6 +1,7 @@
 """``rdmldg analyze``: the paper's analyses of a run, each printed and left as CSV and PNG."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -93,11 +94,25 @@ def entropy(
 
 
 @analyze_app.command()
-def mmd(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debug = False) -> None:
-    """MMD^2 between domains of chain and image embeddings, by the model's own encoders."""
+def mmd(
+    run: Run,
+    held_out: HeldOut = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Folder of a CLIP model, to embed with instead of the run's models.")
+    ] = None,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """MMD^2 between domains of chain and image embeddings, by the model's own encoders or by CLIP."""
     with mistakes_explained(debug):
         opened = _open(run, held_out, storage)
-        rows = domain_distances(_probed(opened)[1])
+        if clip:
+            from rdmldg_ray.evaluation.clip import embed_samples
+
+            embeddings = embed_samples(clip, opened.pipeline.probe_set(opened.held_out)[1])
+        else:
+            embeddings = _probed(opened)[1]
+        rows = domain_distances(embeddings)
         first = [row for row in rows if row["model"] == rows[0]["model"]]
         pairs = list(dict.fromkeys(f"{row['first']} - {row['second']}" for row in first))
         series = {
@@ -105,7 +120,7 @@ def mmd(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debu
         }
         title = f"MMD^2 between domains, embeddings of {first[0]['model']}"
         console.print(rows_table("MMD^2 between domains", rows))
-        _write(opened.folder, "mmd", rows, bars(title, "MMD^2", pairs, series))
+        _write(opened.folder, "mmd-clip" if clip else "mmd", rows, bars(title, "MMD^2", pairs, series))
 
 
 @analyze_app.command()
