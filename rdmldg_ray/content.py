@@ -23,11 +23,20 @@ _ALWAYS = ("name", "storage", "data.held_out", "sarr.rounds", "evaluation")
 """Settings that no stage but an evaluation depends on: which folds and how many rounds are run does not
 change what a stage of one fold and one round does."""
 
+_AFTER_DRAWING = (
+    "sarr.sampling",
+    "sarr.max_attempts",
+    "sarr.filter",
+    "sarr.best_by",
+    "sarr.without_chain",
+    "sarr.training",
+)
+"""What decides which draws are made and what becomes of them, not what a draw is: a stricter trial goes
+on drawing where a looser one ended. See ``sarr.replay``."""
+
 _IRRELEVANT: dict[Kind, tuple[str, ...]] = {
     "mtct": (*_ALWAYS, "sarr", "engines"),
-    # The draws of an image do not depend on which of them are kept, nor on how many are wanted: a
-    # stricter trial goes on drawing where a looser one ended. See ``sarr.replay``.
-    "generate": (*_ALWAYS, "sarr.filter", "sarr.max_attempts", "sarr.training"),
+    "generate": (*_ALWAYS, *_AFTER_DRAWING),
     "train": _ALWAYS,
     "evaluate": (
         *(path for path in _ALWAYS if path != "evaluation"),

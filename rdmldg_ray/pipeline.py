@@ -204,9 +204,7 @@ class Pipeline:
                 self.console.print(
                     f"[bold]\\[{number}/{len(self.stages)}] {stage.name}[/bold]", highlight=False
                 )
-                started = time.perf_counter()
-                summary = self._run_stage(stage)
-                self._complete(stage, time.perf_counter() - started, summary)
+                self._do(stage)
         finally:
             self.close()
 
@@ -237,6 +235,11 @@ class Pipeline:
         if self._pool:
             self._pool.close()
             self._pool = None
+
+    def _do(self, stage: Stage) -> None:
+        started = time.perf_counter()
+        summary = self._run_stage(stage)
+        self._complete(stage, time.perf_counter() - started, summary)
 
     def _run_stage(self, stage: Stage) -> dict[str, Any]:
         match stage.kind:
@@ -355,11 +358,15 @@ class Pipeline:
         location = join(self.location, stage.name)
         write_table(join(location, "predictions.parquet"), predictions)
         write_json(join(location, "metrics.json"), accuracy)
+        self._write_results(stage)
+        return {"accuracy": accuracy}
+
+    def _write_results(self, stage: Stage) -> None:
+        """Write ``results.jsonl`` of the evaluations that are complete and of this one."""
         complete = self.state()
         evaluated = [s for s in self.stages if s.kind == "evaluate" and (s == stage or s.name in complete)]
         steps = {s.name: s.round + 1 for s in evaluated}
         write_results(self.location, self.config, self.info, steps)
-        return {"accuracy": accuracy}
 
     def _evaluation_set(self, held_out: str) -> pa.Table:
         data = self.config.data

@@ -56,6 +56,13 @@ def test_filter_thresholds_share_all_up_to_the_first_draws():
     assert changed("sarr.max_attempts=3") == later
 
 
+@pytest.mark.parametrize(
+    "override", ["sarr.sampling=fixed", "sarr.best_by=num_tokens", "sarr.without_chain=labels"]
+)
+def test_which_draws_are_made_and_what_becomes_of_them_shares_the_draws(override):
+    assert changed(override) == [*ROUND_1, *ROUND_2]
+
+
 def test_the_rounds_training_settings_share_the_first_draws_too():
     assert changed("sarr.training.learning_rate=1e-4") == [*ROUND_1, *ROUND_2]
 
