@@ -11,13 +11,14 @@ What acts only through the stage's inputs comes in with their addresses.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from rdmldg_ray import __version__
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.pipeline import Kind, Stage, changes_no_result, flatten_settings
+from rdmldg_ray.pipeline import Kind, Stage, changes_no_result, flatten_settings, plan_stages
 
 _ALWAYS = ("name", "storage", "data.held_out", "sarr.rounds", "evaluation")
 """Settings that no stage but an evaluation depends on: which folds and how many rounds are run does not
@@ -74,6 +75,17 @@ def stage_addresses(config: Config, info: DatasetInfo, stages: list[Stage]) -> d
             }
         )
     return addresses
+
+
+def count_shared(configs: Iterable[Config], info: DatasetInfo) -> dict[Kind, tuple[int, int]]:
+    """For each kind of stage, how many a group's runs have in their plans, and how many addresses."""
+    found: dict[Kind, list[str]] = {}
+    for config in configs:
+        stages = plan_stages(config, info)
+        addresses = stage_addresses(config, info, stages)
+        for stage in stages:
+            found.setdefault(stage.kind, []).append(addresses[stage.name])
+    return {kind: (len(addresses), len(set(addresses))) for kind, addresses in found.items()}
 
 
 def relevant_settings(settings: dict[str, Any], kind: Kind) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import pytest
 
 from rdmldg_ray.config import load_config
-from rdmldg_ray.content import stage_addresses
+from rdmldg_ray.content import count_shared, stage_addresses
 from rdmldg_ray.domainbed.samples import DatasetInfo
 from rdmldg_ray.pipeline import plan_stages
 
@@ -107,3 +107,16 @@ def test_a_setting_that_nobody_entered_separates():
 
     for kind in ("mtct", "generate", "train", "evaluate"):
         assert relevant_settings({"data.brand_new": 1}, kind)
+
+
+def test_a_groups_shared_stages_are_counted():
+    configs = [
+        load_config("demo", ["data.dataset=pets", "data.held_out=photo", f"sarr.filter.max_tokens={bound}"])
+        for bound in (50, 60, 70)
+    ]
+    assert count_shared(configs, INFO) == {
+        "evaluate": (9, 2 + 3),
+        "mtct": (3, 1),
+        "generate": (3, 1),
+        "train": (3, 3),
+    }
