@@ -28,7 +28,7 @@ from rdmldg_ray.variants import with_settings
 
 _TUNE_FOLDER = "tune"
 _LEASE_S = 60.0
-_DRIVER_CPUS = 0.1
+_DRIVER_CPUS = 0.05
 
 
 class Claims:

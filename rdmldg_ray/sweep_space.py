@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rdmldg_ray.config import Config, ConfigError, Pathway
 from rdmldg_ray.variants import with_settings
 
+SPACES = Path(__file__).parent / "spaces"
+
 _PROTOCOL = (
     "name",
     "storage",
@@ -86,23 +88,30 @@ class SweepSpace(BaseModel):
         return [dict(zip(self.settings, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def load_space(path: Path, config: Config) -> SweepSpace:
-    """Read a sweep's file and check it against the config that it varies.
+def space_names() -> list[str]:
+    """Names of the shipped spaces."""
+    return sorted(path.stem for path in SPACES.glob("*.yaml"))
+
+
+def load_space(space: str, config: Config) -> SweepSpace:
+    """Read a space, by its shipped name or as a path to a YAML file, and check it against a config.
 
     Raises:
         ConfigError: for a missing file, a wrong key, or a value that the config would not take.
     """
+    path = Path(space) if space.endswith((".yaml", ".yml")) else SPACES / f"{space}.yaml"
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give a YAML file with 'settings', see the README")
+        names = ", ".join(space_names())
+        raise ConfigError(f"no space '{space}'; there are: {names}; or give a path to a .yaml file")
     try:
-        space = SweepSpace.model_validate(yaml.safe_load(path.read_text()))
+        found = SweepSpace.model_validate(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigError("\n".join([f"{path} is not valid:", *lines])) from None
-    check_space(space, config)
-    return space
+    check_space(found, config)
+    return found
 
 
 def check_space(space: SweepSpace, config: Config) -> None:

@@ -8,6 +8,7 @@ from rdmldg_ray.sweep_space import (
     load_space,
     ranked,
     score,
+    space_names,
     trial_row,
 )
 
@@ -20,7 +21,7 @@ def space(tmp_path):
 
     def space(text):
         (tmp_path / "space.yaml").write_text(text)
-        return load_space(tmp_path / "space.yaml", CONFIG)
+        return load_space(str(tmp_path / "space.yaml"), CONFIG)
 
     return space
 
@@ -74,9 +75,14 @@ def test_combinations_that_contradict_each_other_are_found(space):
         space("settings: {sarr.filter.min_tokens: [10, 90], sarr.filter.max_tokens: [80, 100]}")
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"space\.yaml: no such file"):
-        load_space(tmp_path / "space.yaml", CONFIG)
+def test_a_missing_space_is_named_with_those_there_are():
+    with pytest.raises(ConfigError, match="no space 'filter'; there are: filters, weights; or give a path"):
+        load_space("filter", CONFIG)
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_shipped_spaces_fit_the_shipped_recipe(name):
+    assert load_space(name, load_config("iconbed")).num_trials() >= 12
 
 
 def evaluation(validation, target):

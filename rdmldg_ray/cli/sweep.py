@@ -1,6 +1,5 @@
 """``rdmldg sweep``: settings tried on held-out folds, by their validation accuracy."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,7 +31,7 @@ from rdmldg_ray.variants import with_settings
 @app.command()
 def sweep(
     recipe: Recipe,
-    space: Annotated[Path, typer.Option(help="YAML file of what to try.")],
+    space: Annotated[str, typer.Option(help="A shipped space's name, or a path to a .yaml file.")],
     overrides: Overrides = None,
     storage: Storage = None,
     dry_run: DryRun = False,
