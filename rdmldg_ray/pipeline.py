@@ -18,7 +18,7 @@ from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig
 from rdmldg_ray.domainbed.folds import fold_domains, plan_folds
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.domainbed.view import base_classes, sample_index, take_part
 from rdmldg_ray.evaluation.records import write_results
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.tracking import check_tracking
@@ -105,7 +105,8 @@ def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
 
 
 def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:
-    """Images that a stage reads; for a round's training an upper bound, since the filter decides."""
+    """Images that a stage reads; for a round's training an upper bound, since the filter decides, and so
+    wherever only the base classes are read."""
     data = config.data
     sizes = {}
     for number, domain in enumerate(info.environments):
@@ -266,7 +267,10 @@ class Pipeline:
     def _source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
         data = self.config.data
         index = sample_index(self.config.storage, self.info, self._sources(held_out))
-        return take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
+        rows = take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
+        if data.classes == "base":
+            rows = rows.filter(pc.field("label").isin(base_classes(self.info.classes)))
+        return rows
 
     def _teacher_set(self, stage: Stage) -> pa.Table:
         samples = self._source_index(stage.held_out, "in")
@@ -322,7 +326,7 @@ class Pipeline:
                 adapter,
                 seed=self.config.seed + stage.round,
             )
-        left_out = count_samples(self.config, self.info, stage) - len(training_set)
+        left_out = len(self._source_index(stage.held_out, "in")) - len(training_set)
         if left_out:
             self.console.print(f"  {left_out} images have no kept chain and took no part", highlight=False)
         only_label = training_set["chain"].null_count
