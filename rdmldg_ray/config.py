@@ -55,6 +55,11 @@ class DataConfig(_Section):
     holdout_fraction: Fraction = Field(
         0.2, description="Share of each domain that DomainBed calls its 'out' part."
     )
+    classes: Literal["all", "base"] = Field(
+        "all",
+        description="Classes that are trained and validated on: all, or the first half of them, sorted, to "
+        "measure what carries over to the others. All are offered as options and tested on.",
+    )
     augment: Literal["none", "domainbed"] = Field(
         "none", description="Training images as they are, or augmented as DomainBed does."
     )

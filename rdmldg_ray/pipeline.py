@@ -18,7 +18,7 @@ from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig
 from rdmldg_ray.domainbed.folds import fold_domains, plan_folds
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.domainbed.view import base_classes, sample_index, take_part
 from rdmldg_ray.evaluation.records import write_results
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.tracking import check_tracking
@@ -105,7 +105,8 @@ def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
 
 
 def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:
-    """Images that a stage reads; for a round's training an upper bound, since the filter decides."""
+    """Images that a stage reads; for a round's training an upper bound, since the filter decides, and so
+    wherever only the base classes are read."""
     data = config.data
     sizes = {}
     for number, domain in enumerate(info.environments):
@@ -175,12 +176,14 @@ class Pipeline:
         if not exists(self.config_location):
             return
         # A setting that is younger than the run had its default.
-        before = _flatten(Config().model_dump(mode="json")) | _flatten(
+        before = flatten_settings(Config().model_dump(mode="json")) | flatten_settings(
             yaml.safe_load(read_bytes(self.config_location))
         )
-        now = _flatten(self.config.model_dump(mode="json"))
+        now = flatten_settings(self.config.model_dump(mode="json"))
         # A mapping of the user's own, such as image settings, may have keys on one side only.
-        changed = [key for key in before | now if before.get(key) != now.get(key) and not _free(key)]
+        changed = [
+            key for key in before | now if before.get(key) != now.get(key) and not changes_no_result(key)
+        ]
         if changed:
             lines = [f"  {key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
             raise ConfigError(
@@ -202,9 +205,7 @@ class Pipeline:
                 self.console.print(
                     f"[bold]\\[{number}/{len(self.stages)}] {stage.name}[/bold]", highlight=False
                 )
-                started = time.perf_counter()
-                summary = self._run_stage(stage)
-                self._complete(stage, time.perf_counter() - started, summary)
+                self._do(stage)
         finally:
             self.close()
 
@@ -236,6 +237,11 @@ class Pipeline:
             self._pool.close()
             self._pool = None
 
+    def _do(self, stage: Stage) -> None:
+        started = time.perf_counter()
+        summary = self._run_stage(stage)
+        self._complete(stage, time.perf_counter() - started, summary)
+
     def _run_stage(self, stage: Stage) -> dict[str, Any]:
         match stage.kind:
             case "mtct":
@@ -261,7 +267,10 @@ class Pipeline:
     def _source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
         data = self.config.data
         index = sample_index(self.config.storage, self.info, self._sources(held_out))
-        return take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
+        rows = take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
+        if data.classes == "base":
+            rows = rows.filter(pc.field("label").isin(base_classes(self.info.classes)))
+        return rows
 
     def _teacher_set(self, stage: Stage) -> pa.Table:
         samples = self._source_index(stage.held_out, "in")
@@ -317,7 +326,7 @@ class Pipeline:
                 adapter,
                 seed=self.config.seed + stage.round,
             )
-        left_out = count_samples(self.config, self.info, stage) - len(training_set)
+        left_out = len(self._source_index(stage.held_out, "in")) - len(training_set)
         if left_out:
             self.console.print(f"  {left_out} images have no kept chain and took no part", highlight=False)
         only_label = training_set["chain"].null_count
@@ -353,11 +362,15 @@ class Pipeline:
         location = join(self.location, stage.name)
         write_table(join(location, "predictions.parquet"), predictions)
         write_json(join(location, "metrics.json"), accuracy)
+        self._write_results(stage)
+        return {"accuracy": accuracy}
+
+    def _write_results(self, stage: Stage) -> None:
+        """Write ``results.jsonl`` of the evaluations that are complete and of this one."""
         complete = self.state()
         evaluated = [s for s in self.stages if s.kind == "evaluate" and (s == stage or s.name in complete)]
         steps = {s.name: s.round + 1 for s in evaluated}
         write_results(self.location, self.config, self.info, steps)
-        return {"accuracy": accuracy}
 
     def _evaluation_set(self, held_out: str) -> pa.Table:
         data = self.config.data
@@ -387,7 +400,7 @@ class Pipeline:
         return self._pool
 
 
-def _free(key: str) -> bool:
+def changes_no_result(key: str) -> bool:
     """Whether a setting changes how a run goes but not what comes out."""
     return key in _FREE_SETTINGS or (key.startswith("engines.") and key != "engines.dtype")
 
@@ -398,7 +411,10 @@ def _with_constants(table: pa.Table, values: dict[str, Any]) -> pa.Table:
     return table
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_settings(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as values by dotted path."""
     if not isinstance(tree, dict):
         return {prefix.rstrip("."): tree}
-    return {k: v for key, child in tree.items() for k, v in _flatten(child, f"{prefix}{key}.").items()}
+    return {
+        k: v for key, child in tree.items() for k, v in flatten_settings(child, f"{prefix}{key}.").items()
+    }

@@ -3,12 +3,11 @@
 Plain functions of configs; each config that comes out is a run of its own, under its own name.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from rdmldg_ray.config import Config, ConfigError
+from rdmldg_ray.config import Config, ConfigError, override_config
 
 LABELS, CHAINS, BOTH = "labels", "chains", "both"
 
@@ -19,21 +18,8 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
     Raises:
         ConfigError: for an unknown setting, or values that are not allowed or do not go together.
     """
-    tree = config.model_dump(mode="json")
-    for path, value in settings.items():
-        *parents, leaf = path.split(".")
-        section: Any = tree
-        for parent in parents:
-            section = section.get(parent)
-            if not isinstance(section, dict):
-                raise ConfigError(f"'{path}': there is no section '{parent}' in a config")
-        section[leaf] = value
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        changed = ", ".join(f"{path}={value!r}" for path, value in settings.items())
-        raise ConfigError("\n".join([f"the settings {changed} are not valid:", *lines])) from None
+    # JSON is YAML, which is what overrides are written in.
+    return override_config(config, [f"{path}={json.dumps(value)}" for path, value in settings.items()])
 
 
 def trial_configs(config: Config, seeds: str | None) -> list[Config]:

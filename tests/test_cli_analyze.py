@@ -108,6 +108,11 @@ def test_chains_rejected_by_round(root):
     assert written(root, "rejected", "analyses")[1] == "flat,1,10,0.6,0.5"
 
 
+def test_new_classes_need_a_run_that_left_some_out(root):
+    message = mistake("analyze", "new-classes", "demo", "--storage", root)
+    assert "was trained on all classes; run with data.classes=base" in message
+
+
 def test_adaptive_reasoning(root):
     rows = rows_of(analyze(root, "adaptive"))
     assert [row[:1] + row[2:] for row in rows[1:]] == [

@@ -81,3 +81,23 @@ def test_an_ablation_plans_its_runs_and_prints_its_table_from_storage(tmp_path, 
         ["labels only", "direct", "10.0", "10.0"],
         ["labels only", "direct", "5.0", "5.0"],
     ]
+
+
+def test_a_sweeps_plan_tells_what_its_trials_share(tmp_path):
+    result = rdmldg("sweep", "demo", "--space", "filters", "--dry-run", "--storage", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "12 trials (grid) of 6 stages each" in result.output
+    assert rows_of(result.output)[1:] == [
+        ["evaluate", "36", "14"],
+        ["mtct", "12", "1"],
+        ["generate", "12", "1"],
+        ["train", "12", "12"],
+    ]
+    assert "must be the same in all trials" in mistake(
+        "sweep", "demo", "--space", _space(tmp_path, "data.trial_seed"), "--storage", str(tmp_path)
+    )
+
+
+def _space(folder, path):
+    (folder / "space.yaml").write_text(f"settings: {{{path}: [0, 1]}}\n")
+    return str(folder / "space.yaml")

@@ -265,3 +265,15 @@ def test_a_fold_of_two_domains_reads_only_the_others(store, info):
     rows = pipeline._evaluation_set("flat+paint").to_pylist()
     assert {row["domain"] for row in rows if row["held_out"]} == {"flat", "paint"}
     assert len(rows) == 2 * 287 + 2 * 57
+
+
+def test_base_classes_alone_are_trained_and_validated_on_and_all_are_tested(store, info):
+    settings = load_config("demo", ["data.classes=base"]).model_copy(update={"storage": store})
+    pipeline = Pipeline(settings, info, Console(quiet=True))
+    base = set(info.classes[:6])
+    for part in ("in", "out"):
+        assert set(pipeline._source_index("flat", part)["label"].to_pylist()) == base
+    assert set(pipeline._teacher_set(Stage("flat", "mtct", 0))["label"].to_pylist()) == base
+    rows = pipeline._evaluation_set("flat").to_pylist()
+    assert {row["label"] for row in rows if row["held_out"]} == set(info.classes)
+    assert {row["label"] for row in rows if not row["held_out"]} == base

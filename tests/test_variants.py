@@ -26,9 +26,9 @@ def test_settings_are_changed_by_their_paths_and_checked_anew():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sarr.filters.max_tokens": 8}, "there is no section 'filters'"),
-        ({"sarr.filter.max_token": 8}, "sarr.filter.max_token: Extra inputs"),
-        ({"lora.rank": 0}, "the settings lora.rank=0 are not valid:\n  lora.rank: Input should be greater"),
+        ({"sarr.filters.max_tokens": 8}, "sarr.filters: unknown key; did you mean 'filter'?"),
+        ({"sarr.filter.max_token": 8}, "sarr.filter.max_token: unknown key; did you mean 'max_tokens'?"),
+        ({"lora.rank": 0}, "lora.rank: Input should be greater than 0 (given: 0)"),
         ({"mtct.weights.reasoning": 0}, "set sarr.rounds=0 for labels only"),
     ],
 )

@@ -1,6 +1,7 @@
 """``rdmldg analyze``: the paper's analyses of a run, each printed and left as CSV and PNG."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -9,8 +10,10 @@ import typer
 from rdmldg_ray.cli.base import Debug, Storage, absolute, app, connected, console, mistakes_explained
 from rdmldg_ray.config import Config, parse_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
+from rdmldg_ray.domainbed.view import base_classes
 from rdmldg_ray.evaluation.adaptive import adaptive_rows
 from rdmldg_ray.evaluation.analyses import (
+    base_to_new,
     domain_distances,
     entropy_falls,
     probability_shares,
@@ -93,11 +96,25 @@ def entropy(
 
 
 @analyze_app.command()
-def mmd(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debug = False) -> None:
-    """MMD^2 between domains of chain and image embeddings, by the model's own encoders."""
+def mmd(
+    run: Run,
+    held_out: HeldOut = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Folder of a CLIP model, to embed with instead of the run's models.")
+    ] = None,
+    storage: Storage = None,
+    debug: Debug = False,
+) -> None:
+    """MMD^2 between domains of chain and image embeddings, by the model's own encoders or by CLIP."""
     with mistakes_explained(debug):
         opened = _open(run, held_out, storage)
-        rows = domain_distances(_probed(opened)[1])
+        if clip:
+            from rdmldg_ray.evaluation.clip import embed_samples
+
+            embeddings = embed_samples(clip, opened.pipeline.probe_set(opened.held_out)[1])
+        else:
+            embeddings = _probed(opened)[1]
+        rows = domain_distances(embeddings)
         first = [row for row in rows if row["model"] == rows[0]["model"]]
         pairs = list(dict.fromkeys(f"{row['first']} - {row['second']}" for row in first))
         series = {
@@ -105,7 +122,7 @@ def mmd(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debu
         }
         title = f"MMD^2 between domains, embeddings of {first[0]['model']}"
         console.print(rows_table("MMD^2 between domains", rows))
-        _write(opened.folder, "mmd", rows, bars(title, "MMD^2", pairs, series))
+        _write(opened.folder, "mmd-clip" if clip else "mmd", rows, bars(title, "MMD^2", pairs, series))
 
 
 @analyze_app.command()
@@ -122,6 +139,32 @@ def rejected(run: Run, storage: Storage = None, debug: Debug = False) -> None:
         picture = lines("chains rejected by round, by held-out domain", "round", "%", series)
         console.print(rows_table("the model's own chains", rows, shares=("rejected", "without_chain")))
         _write(join(opened.pipeline.location, "analyses"), "rejected", rows, picture)
+
+
+@analyze_app.command("new-classes")
+def new_classes(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debug = False) -> None:
+    """Accuracy on classes trained on and on others, of a run with data.classes=base, by stage."""
+    with mistakes_explained(debug):
+        opened = _open(run, held_out, storage)
+        pipeline = opened.pipeline
+        if pipeline.config.data.classes != "base":
+            raise ValueError(f"{pipeline.location}: was trained on all classes; run with data.classes=base")
+        base = base_classes(pipeline.info.classes)
+        names = models(opened.state, opened.held_out)
+        rows = []
+        for model in names:
+            folder = join(pipeline.location, opened.held_out, "evaluation", model)
+            found = base_to_new(read_table(join(folder, "predictions.parquet")), base)
+            rows += [{"model": model, **row} for row in found]
+        shares = ("base", "new", "harmonic_mean")
+        series = {
+            f"{pathway}, {share}": [100 * r[share] for r in rows if r["pathway"] == pathway]
+            for pathway in dict.fromkeys(row["pathway"] for row in rows)
+            for share in shares[:2]
+        }
+        title = f"{opened.held_out} held out: accuracy on base and new classes"
+        console.print(rows_table(title, rows, shares))
+        _write(opened.folder, "new-classes", rows, bars(title, "%", names, series))
 
 
 @analyze_app.command()

@@ -22,7 +22,7 @@ from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.selection import METHODS
 from rdmldg_ray.evaluation.records import RESULTS_FILE, read_results
 from rdmldg_ray.report.ablation import ablation_table
-from rdmldg_ray.report.protocol import chosen_table, collect_tables
+from rdmldg_ray.report.protocol import chosen_table, collect_tables, single_source_tables
 from rdmldg_ray.storage import exists, join, list_folders, read_json
 from rdmldg_ray.variants import ablation_configs, ablation_rows, trial_configs
 
@@ -46,7 +46,7 @@ def collect(
         locations = [location for run in runs for location in _results(root, run)]
         records = [record for location in locations for record in read_results(location)]
         console.print(f"{len(records)} records of {len(locations)} runs", highlight=False)
-        for table in collect_tables(records, part):
+        for table in [*collect_tables(records, part), *single_source_tables(records, part)]:
             console.print(table)
         if chosen:
             for method in METHODS:

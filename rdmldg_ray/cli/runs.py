@@ -86,7 +86,7 @@ def evaluate(
         adapter = absolute(adapter) if adapter else None
         if adapter and not exists(join(adapter, PARITY_FILE)):
             raise ValueError(f"{adapter}: no {PARITY_FILE} here; give the folder that a training left")
-        info = _dataset(config)
+        info = open_dataset(config)
         pipeline = Pipeline(config, info, console)
         table = Table(title=f"{adapter or config.model.path}: accuracy, %")
         for column in ("held out", "pathway", "target (in)", "target (all)", "validation"):
@@ -165,7 +165,7 @@ def resolve_config(recipe: str, overrides: list[str] | None, storage: str | None
     return config.model_copy(update={"storage": absolute(storage or config.storage), "model": model})
 
 
-def _dataset(config: Config) -> DatasetInfo:
+def open_dataset(config: Config) -> DatasetInfo:
     """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
     check_model(config.model.path)
     check_writable(config.storage)
@@ -175,13 +175,22 @@ def _dataset(config: Config) -> DatasetInfo:
     return info
 
 
+def planned_dataset(config: Config) -> DatasetInfo:
+    """What is known of the data set before anything is written."""
+    embedded = config.data.dataset == "iconbed"
+    written = exists(join(dataset_location(config.storage, config.data.dataset), "dataset.json"))
+    if embedded and not written:
+        return iconbed_info()
+    return read_dataset_info(config.storage, config.data.dataset)
+
+
 def run_configs(configs: list[Config], dry_run: bool) -> None:
     """Run configs of one data set one after the other, in one Ray session, and print their results."""
     if dry_run:
         for config in configs:
             _print_plan(config)
         return
-    info = _dataset(configs[0])
+    info = open_dataset(configs[0])
     pipelines = [Pipeline(config, info, console) for config in configs]
     for pipeline in pipelines:
         config = pipeline.config
@@ -203,11 +212,7 @@ def run_configs(configs: list[Config], dry_run: bool) -> None:
 
 
 def _print_plan(config: Config) -> None:
-    embedded = config.data.dataset == "iconbed"
-    written = exists(join(dataset_location(config.storage, config.data.dataset), "dataset.json"))
-    info = (
-        iconbed_info() if embedded and not written else read_dataset_info(config.storage, config.data.dataset)
-    )
+    info = planned_dataset(config)
     console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
     pipeline = Pipeline(config, info, console)
     pipeline.check_settings()

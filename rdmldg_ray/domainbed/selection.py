@@ -118,6 +118,32 @@ def select(records: Iterable[Record], method: Method) -> dict[Cell, Choice]:
     return {cell: choice for cell, choice in chosen.items() if choice}
 
 
+@dataclass(frozen=True, order=True)
+class Source:
+    """What is chosen in single-source generalization: trained on one environment, tested on all others."""
+
+    dataset: str
+    algorithm: str
+    source_env: int
+    trial_seed: int
+
+
+def select_single_source(records: Iterable[Record]) -> dict[Source, Choice]:
+    """The best checkpoint of runs that held all environments but one out, by that one's ``out`` part.
+
+    Of data sets of two environments there are none: there a single source is the usual protocol.
+    """
+    groups: dict[Source, list[Choice]] = defaultdict(list)
+    for record in records:
+        args, count = record["args"], num_envs(record)
+        sources = set(range(count)) - set(args["test_envs"])
+        if count > 2 and len(sources) == 1:
+            [env] = sources
+            cell = Source(args["dataset"], args["algorithm"], env, args["trial_seed"])
+            groups[cell].append(Choice(record[f"env{env}_out_acc"], record))
+    return {cell: max(choices, key=lambda choice: choice.validation) for cell, choices in groups.items()}
+
+
 def num_envs(record: Record) -> int:
     """How many environments a record tells of."""
     count = 0

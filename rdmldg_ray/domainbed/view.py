@@ -52,6 +52,11 @@ def _index_part(root: str, name: str, domain: str, location: str) -> pa.Table:
     )
 
 
+def base_classes(classes: Sequence[str]) -> list[str]:
+    """The classes that base-to-new generalization trains on: the first half, the middle one included."""
+    return list(classes[: (len(classes) + 1) // 2])
+
+
 def take_part(
     index: pa.Table, info: DatasetInfo, part: Literal["in", "out"], trial_seed: int, holdout_fraction: float
 ) -> pa.Table:

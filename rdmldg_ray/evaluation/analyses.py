@@ -3,7 +3,7 @@
 ``TOKEN_SCHEMA`` and ``EMBEDDING_SCHEMA`` are what ``evaluation.probe`` measures with a model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -162,8 +162,38 @@ def rejected_by_round(state: Mapping[str, Mapping[str, Any]]) -> Rows:
     return rows
 
 
+def base_to_new(predictions: pa.Table, base: Sequence[str]) -> Rows:
+    """Accuracy on the target's images of the classes trained on and of the others, and harmonic mean.
+
+    All classes are offered as options to every image, which is harder than the usual protocol, where base
+    and new classes are two tasks with options of their own.
+
+    Args:
+        predictions: of one evaluation, in ``predict.PREDICTION_SCHEMA``.
+        base: the classes trained on.
+
+    Returns:
+        For each pathway: ``pathway``, ``base``, ``new``, ``harmonic_mean``.
+
+    Raises:
+        ValueError: when the target has images of one kind only.
+    """
+    rows = []
+    target = predictions.filter(pc.field("held_out"))
+    for (pathway,), mine in _groups(target, ("pathway",)):
+        is_base = pc.field("label").isin(list(base))
+        sides = [mine.filter(is_base)["correct"], mine.filter(~is_base)["correct"]]
+        if not all(map(len, sides)):
+            raise ValueError("the target has no images of the base classes, or none of the new ones")
+        found = [float(pc.mean(pc.cast(side, pa.float64())).as_py()) for side in sides]
+        rows.append(
+            {"pathway": pathway, "base": found[0], "new": found[1], "harmonic_mean": harmonic_mean(*found)}
+        )
+    return rows
+
+
 def harmonic_mean(first: float, second: float) -> float:
-    """The harmonic mean of two accuracies, 0 when one of them is 0: for base and new classes."""
+    """The harmonic mean of two accuracies, 0 when one of them is 0."""
     return 2 * first * second / (first + second) if first > 0 and second > 0 else 0.0
 
 

@@ -6,7 +6,15 @@ import numpy as np
 from rich.table import Table
 
 from rdmldg_ray.domainbed.catalogue import DATASETS
-from rdmldg_ray.domainbed.selection import METHODS, Choice, Method, Record, num_envs, select
+from rdmldg_ray.domainbed.selection import (
+    METHODS,
+    Choice,
+    Method,
+    Record,
+    num_envs,
+    select,
+    select_single_source,
+)
 
 MISSING = "X"
 PARTS = {"in": "in part, as DomainBed reports", "all": "all of the test domain"}
@@ -72,6 +80,27 @@ def _method_tables(records: Sequence[Record], name: str, method: Method, part: s
             )
         table.add_row(algorithm, *map(format_cell, cells), _mean_of_means(cells))
     return [*tables, table]
+
+
+def single_source_tables(records: Sequence[Record], part: str = "in") -> list[Table]:
+    """For each data set with runs on a single source domain, a table of source by test domain."""
+    chosen = select_single_source(records)
+    tables = []
+    for dataset in _sorted_datasets({cell.dataset for cell in chosen}):
+        names = environment_names(record for record in records if record["args"]["dataset"] == dataset)
+        mine = {cell: choice for cell, choice in chosen.items() if cell.dataset == dataset}
+        table = _table(
+            f"{dataset} ({PARTS[part]}), single source domain, model selection: its validation set",
+            ["source", *names, "Avg"],
+        )
+        for algorithm, env in dict.fromkeys((cell.algorithm, cell.source_env) for cell in mine):
+            choices = [c for cell, c in mine.items() if (cell.algorithm, cell.source_env) == (algorithm, env)]
+            targets = [target for target in range(len(names)) if target != env]
+            cells = {target: [choice.accuracy(target, part) for choice in choices] for target in targets}
+            shown = [format_cell(cells[target]) if target in cells else "" for target in range(len(names))]
+            table.add_row(algorithm, names[env], *shown, _mean_of_means(list(cells.values())))
+        tables.append(table)
+    return tables
 
 
 def environment_names(records: Iterable[Record]) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from rdmldg_ray.report.tables import percent
@@ -27,7 +28,8 @@ def rows_table(title: str, rows: Rows, shares: Sequence[str] = ()) -> Table:
             f"{heading}, %" if column in shares else heading, justify="right" if numbers else "left"
         )
     for row in rows:
-        table.add_row(*[percent(value) if key in shares else _shown(value) for key, value in row.items()])
+        cells = [percent(value) if key in shares else _shown(value) for key, value in row.items()]
+        table.add_row(*map(escape, cells))
     return table
 
 

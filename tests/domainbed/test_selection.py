@@ -5,11 +5,13 @@ from rdmldg_ray.domainbed.selection import (
     METHODS,
     Cell,
     Choice,
+    Source,
     choose,
     leave_one_domain_out,
     num_envs,
     oracle,
     select,
+    select_single_source,
     training_domain,
 )
 
@@ -101,3 +103,16 @@ def test_a_part_that_a_record_does_not_have_is_named():
     with pytest.raises(ValueError, match="a record of step 300 has no 'env0_all_acc'"):
         choice.accuracy(0, "all")
     assert num_envs(choice.record) == 1
+
+
+def test_a_single_source_is_validated_on_itself_and_its_best_checkpoint_taken():
+    records = [
+        record([0, 2], 0, (0.9, 0.9), (0, 0.5), (0.8, 0.9)),
+        record([0, 2], 300, (0.2, 0.9), (0, 0.6), (0.4, 0.9)),
+        record([0], 0, (0.9, 0.9), (0, 0.9), (0.9, 0.9)),
+        record([0], 0, (0.9, 0.9), (0, 0.9)),  # of two environments one is always a single source
+    ]
+    [(cell, choice)] = select_single_source(records).items()
+    assert cell == Source("PACS", "ERM", 1, 0)
+    assert choice.validation == 0.6
+    assert (choice.accuracy(0), choice.accuracy(2)) == (0.2, 0.4)

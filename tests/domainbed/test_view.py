@@ -12,7 +12,7 @@ from rdmldg_ray.domainbed.samples import (
     write_samples,
 )
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.domainbed.view import base_classes, sample_index, take_part
 from rdmldg_ray.storage import StorageError, read_images
 
 DOMAINS = ("art", "photo", "sketch")
@@ -125,3 +125,8 @@ def test_an_index_that_lacks_a_part_is_told(root):
     Path(index_location(root, INFO.name, "photo"), "part-00001.parquet").unlink()
     with pytest.raises(StorageError, match=r"index/photo: holds 9 samples, and dataset\.json tells of 31"):
         sample_index(root, INFO, ["photo"])
+
+
+def test_the_middle_class_is_a_base_class():
+    assert base_classes(["a", "b", "c"]) == ["a", "b"]
+    assert base_classes(["a", "b", "c", "d"]) == ["a", "b"]

@@ -7,6 +7,7 @@ import pytest
 from rdmldg_ray.evaluation.analyses import (
     EMBEDDING_SCHEMA,
     TOKEN_SCHEMA,
+    base_to_new,
     domain_distances,
     entropy_falls,
     harmonic_mean,
@@ -14,6 +15,7 @@ from rdmldg_ray.evaluation.analyses import (
     probability_shares,
     rejected_by_round,
 )
+from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
 
 
 def tokens(*rows):
@@ -123,6 +125,26 @@ def test_the_share_rejected_is_read_from_the_state_by_round():
             "without_chain": pytest.approx(0.2),
         },
     ]
+
+
+def test_base_and_new_classes_are_told_apart_on_the_target():
+    marks = {"bird": "1110", "tool": "10000", "vehicle": "1"}
+    rows = [
+        {"pathway": "direct", "held_out": held_out, "label": label, "correct": mark == "1"}
+        for held_out in (True, False)
+        for label, found in marks.items()
+        for mark in (found if held_out else "0" * 9)
+    ]
+    table = pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA)
+    [row] = base_to_new(table, ["bird"])
+    assert row == {
+        "pathway": "direct",
+        "base": 0.75,
+        "new": pytest.approx(2 / 6),
+        "harmonic_mean": pytest.approx(2 * 0.75 / 3 / (0.75 + 1 / 3)),
+    }
+    with pytest.raises(ValueError, match="no images of the base classes, or none of the new"):
+        base_to_new(table, ["bird", "tool", "vehicle"])
 
 
 def test_the_harmonic_mean_of_accuracies():

@@ -8,6 +8,7 @@ from rdmldg_ray.report.protocol import (
     environment_names,
     format_cell,
     mean_and_error,
+    single_source_tables,
 )
 
 # What DomainBed's own model_selection and collect_results make of the same records.
@@ -92,3 +93,21 @@ def test_the_chosen_checkpoints_are_listed_by_domain_and_trial():
     records = [made.record([1], step, [(0, 0.5), (0.25, step / 1000)]) for step in (0, 300)]
     table = chosen_table(records, "test-domain validation set (oracle)")
     assert rows(table) == [["PACS", "ERM", "cartoon", "0", "300", "30.0", "25.0", "-"]]
+
+
+def test_single_sources_are_shown_by_source_and_test_domain():
+    def record(source, trial, accuracies):
+        test_envs = [env for env in range(4) if env != source]
+        return made.record(test_envs, 0, [(a, a) for a in accuracies], trial_seed=trial)
+
+    records = [
+        record(0, 0, [0.9, 0.2, 0.4, 0.6]),
+        record(0, 1, [0.9, 0.4, 0.4, 0.6]),
+        record(2, 0, [0.1, 0.2, 0.9, 0.3]),
+    ]
+    [table] = single_source_tables(records)
+    assert rows(table) == [
+        ["ERM", "art_painting", "", "30.0 +/- 7.1", "40.0 +/- 0.0", "60.0 +/- 0.0", "43.3"],
+        ["ERM", "photo", "10.0 +/- 0.0", "20.0 +/- 0.0", "", "30.0 +/- 0.0", "20.0"],
+    ]
+    assert single_source_tables(made.sweep_records()) == []

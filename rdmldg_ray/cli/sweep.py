@@ -1,0 +1,82 @@
+"""``rdmldg sweep``: settings tried on held-out folds, by their validation accuracy."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rdmldg_ray.cli.base import (
+    Debug,
+    DryRun,
+    Overrides,
+    Recipe,
+    Storage,
+    app,
+    connected,
+    console,
+    mistakes_explained,
+)
+from rdmldg_ray.cli.runs import open_dataset, planned_dataset, resolve_config
+from rdmldg_ray.config import Config, dump_config
+from rdmldg_ray.content import count_shared
+from rdmldg_ray.domainbed.samples import DatasetInfo
+from rdmldg_ray.pipeline import plan_stages
+from rdmldg_ray.report.plots import parallel_coordinates
+from rdmldg_ray.report.rows import rows_csv, rows_table
+from rdmldg_ray.storage import join, write_bytes
+from rdmldg_ray.sweep_space import SweepSpace, coordinates, load_space, ranked
+from rdmldg_ray.variants import with_settings
+
+
+@app.command()
+def sweep(
+    recipe: Recipe,
+    space: Annotated[str, typer.Option(help="A shipped space's name, or a path to a .yaml file.")],
+    overrides: Overrides = None,
+    storage: Storage = None,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Try settings, each by its validation accuracy over the held-out folds, never by the target's.
+
+    Trials share the stages that they have in common. An interrupted sweep goes on where it was.
+    """
+    with mistakes_explained(debug):
+        config = resolve_config(recipe, overrides, storage)
+        chosen = load_space(space, config)
+        if dry_run:
+            return _print_plan(config, planned_dataset(config), chosen)
+        info = open_dataset(config)
+
+        with connected(config):
+            from rdmldg_ray.sweep import run_sweep, sweep_location
+
+            rows = ranked(run_sweep(config, info, chosen))
+        title = f"sweep '{config.name}': validation accuracy of the {chosen.pathway} pathway"
+        console.print(rows_table(title, rows, shares=["score"]))
+        folder = sweep_location(config)
+        write_bytes(join(folder, "results.csv"), rows_csv(rows))
+        lines = coordinates(rows, list(chosen.settings))
+        if lines:
+            columns = [*chosen.settings, "validation, %"]
+            picture = parallel_coordinates(title, columns, lines, "validation, %")
+            write_bytes(join(folder, "results.png"), picture)
+        console.print(f"{folder}: results.csv, results.png", highlight=False, soft_wrap=True)
+
+
+def _print_plan(config: Config, info: DatasetInfo, space: SweepSpace) -> None:
+    console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
+    stages = plan_stages(config, info)
+    console.print(
+        f"{space.num_trials()} trials ({space.search}) of {len(stages)} stages each", highlight=False
+    )
+    if space.search != "grid":
+        return
+    trials = [with_settings(config, settings) for settings in space.grid()]
+    table = Table(title="stages of all trials; those with the same address are computed once")
+    table.add_column("kind")
+    for column in ("stages", "computed"):
+        table.add_column(column, justify="right")
+    for kind, (total, computed) in count_shared(trials, info).items():
+        table.add_row(kind, str(total), str(computed))
+    console.print(table)
