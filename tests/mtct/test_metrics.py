@@ -41,6 +41,7 @@ def step(meter, number, **counts):
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA L40S", 362),
+        ("NVIDIA L40", 181),
         ("NVIDIA L4", 121),
     ],
 )
@@ -48,7 +49,7 @@ def test_known_devices_have_their_makers_peak(device, teraflops):
     assert peak_flops(device) == teraflops * 1e12
 
 
-@pytest.mark.parametrize("device", ["Tesla V100-SXM2-16GB", "NVIDIA GeForce GTX 1080", ""])
+@pytest.mark.parametrize("device", ["Tesla V100-SXM2-16GB", "NVIDIA H20", "NVIDIA GeForce GTX 1080", ""])
 def test_other_devices_have_none(device):
     assert peak_flops(device) is None
 
