@@ -132,9 +132,8 @@ def run_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> list[dict
                 verbose=0,
             ),
         )
-    planned = sum(s.kind == "evaluate" and s.round >= 0 for s in plan_stages(config, info))
     results = tuner.fit()
-    return [_row(config, space, results[number], planned) for number in range(len(results))]
+    return [_row(config, info, space, results[number]) for number in range(len(results))]
 
 
 def sweep_location(config: Config) -> str:
@@ -188,7 +187,6 @@ def _trial(settings: dict[str, Any], base: Config, info: DatasetInfo, pathway: s
 
 
 def _tune_config(space: SweepSpace, config: Config, info: DatasetInfo) -> tune.TuneConfig:
-    evaluations = sum(s.kind == "evaluate" and s.round >= 0 for s in plan_stages(config, info))
     return tune.TuneConfig(
         metric="score",
         mode="max",
@@ -196,7 +194,9 @@ def _tune_config(space: SweepSpace, config: Config, info: DatasetInfo) -> tune.T
         max_concurrent_trials=space.max_concurrent or concurrent_trials(config, ray.cluster_resources()),
         trial_dirname_creator=lambda trial: trial.trial_id,
         # Trials are compared after as many folds and rounds each.
-        scheduler=ASHAScheduler(time_attr="evaluations", max_t=evaluations) if space.early_stopping else None,
+        scheduler=ASHAScheduler(time_attr="evaluations", max_t=_planned(config, info))
+        if space.early_stopping
+        else None,
         search_alg=OptunaSearch(seed=space.seed) if space.search == "optuna" else None,
     )
 
@@ -230,13 +230,19 @@ def _record(location: str, config: Config, space: SweepSpace) -> None:
         )
 
 
-def _row(config: Config, space: SweepSpace, result: Any, planned: int) -> dict[str, Any]:
+def _planned(config: Config, info: DatasetInfo) -> int:
+    """Evaluations of trained models in a run's plan."""
+    return count_evaluations({stage.name: {} for stage in plan_stages(config, info)})
+
+
+def _row(config: Config, info: DatasetInfo, space: SweepSpace, result: Any) -> dict[str, Any]:
     run = f"{config.name}-{result.path.rsplit('/', 1)[-1]}"
     file = join(config.storage, "runs", run, "state.json")
     state = read_json(file) if exists(file) else {}
+    settings = {path: result.config[path] for path in space.settings}
     if result.error:
         status = f"failed: {str(result.error).strip().splitlines()[-1]}"
     else:
+        planned = _planned(with_settings(config, settings), info)
         status = "complete" if count_evaluations(state) == planned else "stopped early"
-    settings = {path: result.config[path] for path in space.settings}
     return trial_row(run, settings, state, space.pathway, status)

@@ -73,6 +73,8 @@ class SweepSpace(BaseModel):
             )
         if (self.trials is None) != (self.search == "grid"):
             raise ValueError(f"'trials' is for random and optuna, which need it (search: {self.search})")
+        if self.early_stopping and "sarr.rounds" in self.settings:
+            raise ValueError("early_stopping compares trials round by round; sarr.rounds cannot vary with it")
         for path, values in self.settings.items():
             if values == []:
                 raise ValueError(f"{path}: no values to choose from")

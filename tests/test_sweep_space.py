@@ -61,6 +61,7 @@ def test_random_and_optuna_take_ranges_and_a_number_of_trials(space):
         ("settings: {evaluation.max_new_tokens: [9]}", "must be the same in all trials"),
         ("{pathway: verbal, settings: {lora.rank: [4]}}", "pathway: Input should be"),
         ("{colour: red, settings: {lora.rank: [4]}}", "colour: Extra inputs"),
+        ("{early_stopping: true, settings: {sarr.rounds: [1, 2]}}", "sarr.rounds cannot vary with it"),
         ("settings: [", "not valid YAML"),
     ],
 )
