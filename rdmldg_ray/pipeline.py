@@ -159,9 +159,17 @@ class Pipeline:
         return str(images), ""
 
     def prepare(self) -> None:
-        """Record the config of a new run; check that of an old one, as ``check_settings`` does."""
+        """Check what a run would stumble on later, and record its config.
+
+        Raises:
+            ConfigError: as ``check_settings`` does.
+            ValueError: when the teacher's chains are missing or one is not well-formed.
+        """
         self.check_settings()
         check_tracking(self.config.tracking)
+        for stage in self.remaining():
+            if stage.kind == "mtct":
+                self._teacher_set(stage)
         if not exists(self.config_location):
             write_bytes(self.config_location, dump_config(self.config).encode())
 

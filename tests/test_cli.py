@@ -4,13 +4,15 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.cli import app
 from rdmldg_ray.config import load_config
-from rdmldg_ray.domainbed.samples import read_dataset_info
+from rdmldg_ray.domainbed.samples import read_dataset_info, write_iconbed
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.pipeline import plan_stages
 from rdmldg_ray.storage import write_json
@@ -155,7 +157,24 @@ def test_a_storage_that_cannot_be_written_is_named_at_once(tmp_path):
 
 def test_missing_chains_are_named_with_their_setting(store):
     message = mistake("demo", "data.chains=gpt-4o", "--storage", store)
-    assert message == f"data.chains: no chains of 'gpt-4o' in {store}/datasets/iconbed/chains/gpt-4o"
+    there = f"{store}/datasets/iconbed/chains/gpt-4o"
+    assert message.startswith(
+        f"{there}: no chains for gradient, paint, sketch; choose another source (data.chains)"
+    )
+
+
+def test_a_chain_without_a_conclusion_ends_a_run_before_it_begins(tmp_path):
+    root = str(tmp_path)
+    write_iconbed(root)
+    chains = read_chains(root, "iconbed", "rules", ["paint"])
+    first = chains["id"][0].as_py()
+    texts = chains["text"].to_pylist()
+    texts[0] = texts[0].split("<CONCLUSION>")[0]
+    place = chains.schema.get_field_index("text")
+    write_chains(root, "iconbed", "rules", "paint", chains.set_column(place, "text", pa.array(texts)))
+    message = mistake("demo", "--storage", root)
+    assert f"row {first}: the chain has no <CONCLUSION>" in message
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_data_set_that_is_not_there_names_the_remedy(tmp_path):

@@ -21,7 +21,7 @@ from rdmldg_ray.cli.base import (
     console,
     mistakes_explained,
 )
-from rdmldg_ray.config import Config, ConfigError, dump_config, load_config, parse_config
+from rdmldg_ray.config import Config, dump_config, load_config, parse_config
 from rdmldg_ray.domainbed.samples import (
     DatasetInfo,
     chains_location,
@@ -193,10 +193,6 @@ def run_configs(configs: list[Config], dry_run: bool) -> None:
     info = open_dataset(configs[0])
     pipelines = [Pipeline(config, info, console) for config in configs]
     for pipeline in pipelines:
-        config = pipeline.config
-        chains = chains_location(config.storage, info.name, config.data.chains)
-        if config.mtct.weights.reasoning > 0 and not list_files(chains, ".parquet"):
-            raise ConfigError(f"data.chains: no chains of '{config.data.chains}' in {chains}")
         pipeline.prepare()
     remaining = [pipeline for pipeline in pipelines if pipeline.remaining()]
     if remaining:
