@@ -49,6 +49,11 @@ class EnginePool:
     with those that there are, if they are ``min_engines`` or more: an engine joins as soon as it
     has the model and has passed the parity check, and one that is lost is asked for anew. Its batch
     is given to another, whole: answers depend on the sample's id, the draw and the seed alone.
+
+    Why not ``ray.data.llm`` (Ray 2.60)? It overlaps batches as this does, and takes sampling parameters
+    with each row. But its engines live within one execution of a data set: every further draw would
+    start them again, with no way between to reload weights or to check them. Images would travel
+    decoded, and its answers do not tell whether they ended by themselves.
     """
 
     def __init__(self, config: Config, class_names: list[str]):

@@ -30,8 +30,8 @@ def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
     reasons = sorted((r for r in totals if r is not None), key=lambda r: -totals[r])
 
     table = Table(title=title)
-    table.add_column("class" if by == "label" else by)
-    for column in ("candidates", "kept, %", *(r.replace("_", " ") for r in reasons)):
+    table.add_column("class" if by == "label" else by, no_wrap=True)
+    for column in ("drawn", "kept, %", *(r.replace("_", " ") for r in reasons)):
         table.add_column(column, justify="right")
     shown = sorted(accepted, key=lambda name: (accepted[name], name))
     for name in shown[:_MAX_ROWS]:
