@@ -140,6 +140,9 @@ class EnginePool:
             max_concurrency=_BATCHES_AT_ONCE,
             num_cpus=engines.cpus_per_engine,
             num_gpus=engines.gpus_per_engine,
+            # Not what a pool inside a Tune trial would inherit: the trial's placement group, which has
+            # room for the trial's driver alone.
+            scheduling_strategy="DEFAULT",
             runtime_env={"env_vars": engine_environment(engines)},
         )
         return _Member(options.remote(self.config, self._class_names), replaces)
