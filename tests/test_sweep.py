@@ -85,3 +85,25 @@ def test_what_is_drawn_lies_in_its_range_and_can_be_written_down(values):
 def test_a_grid_is_handed_to_tune_as_one():
     space = SweepSpace(settings={"x": [1, 2]})
     assert sweep._param_space(space) == {"x": {"grid_search": [1, 2]}}
+
+
+def test_optuna_searches_the_space_as_it_is_written():
+    space = SweepSpace(
+        search="optuna",
+        trials=3,
+        settings={
+            "mtct.learning_rate": Range(min=1e-4, max=1e-2, scale="log"),
+            "lora.rank": Range(min=4, max=16, integer=True),
+            "sarr.filter.max_tokens": [None, 90],
+        },
+    )
+    search = sweep.OptunaSearch(seed=space.seed)
+    assert search.set_search_properties("score", "max", sweep._param_space(space))
+    for number in range(5):
+        found = search.suggest(f"trial-{number}")
+        assert set(found) == set(space.settings)
+        assert 1e-4 <= found["mtct.learning_rate"] <= 1e-2
+        assert found["lora.rank"] in range(4, 17)
+        assert found["sarr.filter.max_tokens"] in (None, 90)
+        assert json.loads(json.dumps(found)) == found
+        search.on_trial_complete(f"trial-{number}", {"score": 0.1 * number, "training_iteration": 1})
