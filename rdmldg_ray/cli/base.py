@@ -28,6 +28,7 @@ Trials = Annotated[
     str | None,
     typer.Option(help="DomainBed's trial seeds, such as 0,1,2: a run of each, named <name>-trial-<seed>."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts, and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
