@@ -229,6 +229,10 @@ class WorkersConfig(_Section):
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         3, description="Restarts from the last checkpoint before a stage gives up; -1 for no limit."
     )
+    scheduling_timeout_s: Positive = Field(
+        1800,
+        description="A stage that finds no room for its workers ends after this, and says what it lacks.",
+    )
 
 
 class EnginesConfig(_Section):

@@ -1,6 +1,10 @@
 """From what Ray raises back to the user's mistake that caused it."""
 
 
+class WorkFailed(Exception):
+    """What was asked for was right, but could not be done; the message says why."""
+
+
 def user_mistake(error: BaseException) -> ValueError | TimeoutError | None:
     """The ValueError (or time-out of ours) inside an error, through Ray's wrappers; else None.
 

@@ -47,6 +47,7 @@ _FREE_SETTINGS = (
     "workers.cpus_per_worker",
     "workers.gradient_checkpointing",
     "workers.max_failures",
+    "workers.scheduling_timeout_s",
     "tracking",
 )
 

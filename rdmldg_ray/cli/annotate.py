@@ -15,6 +15,7 @@ from rdmldg_ray.cli.base import Debug, Storage, absolute, app, console, mistakes
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.catalogue import ICONBED
 from rdmldg_ray.domainbed.samples import info_location, read_dataset_info, write_iconbed
+from rdmldg_ray.errors import WorkFailed
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.storage import check_writable, exists
@@ -111,7 +112,7 @@ def annotate(
             outcome = annotation.run(endpoint, bar.update)
         _print_outcome(annotation, outcome)
         if outcome.failed:
-            raise ValueError(
+            raise WorkFailed(
                 f"{outcome.failed.total()} samples got no answer; run the same command again to ask for them"
             )
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rdmldg_ray.config import Config
-from rdmldg_ray.errors import user_mistake
+from rdmldg_ray.errors import WorkFailed, user_mistake
 
 app = typer.Typer(
     help="Fine-tune multimodal LLMs for domain generalization by reasoning (RD-MLDG), on Ray.",
@@ -34,17 +34,21 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @contextmanager
 def mistakes_explained(debug: bool) -> Iterator[None]:
-    """End a user's mistake with its message and exit code 2; let all else pass."""
+    """End a user's mistake with its message and exit code 2, a failure that explains itself with 1.
+
+    All else passes, with its traceback and exit code 1.
+    """
     try:
         yield
     except Exception as error:
-        mistake = user_mistake(error)
+        failed = isinstance(error, WorkFailed)
+        mistake = error if failed else user_mistake(error)
         if mistake is None or debug:
             raise
         Console(stderr=True).print(
             f"error: {mistake}", style="red", highlight=False, markup=False, soft_wrap=True
         )
-        raise typer.Exit(2) from None
+        raise typer.Exit(1 if failed else 2) from None
 
 
 def absolute(location: str) -> str:
@@ -60,4 +64,11 @@ def connected(config: Config) -> Iterator[None]:
 
     with ray_session(config) as logs:
         console.print(f"logs of Ray, DeepSpeed and vLLM: {logs}", highlight=False, soft_wrap=True)
-        yield
+        try:
+            yield
+        except Exception as error:
+            # Before Ray is there, what is wrong is what was asked for; from here on it is the work.
+            mistake = user_mistake(error)
+            if mistake is None:
+                raise
+            raise WorkFailed(str(mistake)) from error

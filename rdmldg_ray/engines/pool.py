@@ -12,6 +12,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
 
+from rdmldg_ray.cluster_room import describe_cluster
 from rdmldg_ray.config import Config, EnginesConfig
 from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, LoadReport, Request
 from rdmldg_ray.storage import read_images
@@ -240,8 +241,7 @@ class EnginePool:
         return (
             f"asked for {engines.num_engines} x {engines.cpus_per_engine:g} CPU and "
             f"{engines.gpus_per_engine} GPU, {memory} and {self.config.model.max_length} tokens "
-            f"in {engines.dtype} each; the cluster "
-            f"has {_totals(ray.cluster_resources())}, of it free {_totals(ray.available_resources())}"
+            f"in {engines.dtype} each; {describe_cluster()}"
         )
 
 
@@ -263,7 +263,3 @@ def engine_environment(engines: EnginesConfig) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(max(1, int(engines.cpus_per_engine))),
     }
-
-
-def _totals(resources: dict[str, float]) -> str:
-    return ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))

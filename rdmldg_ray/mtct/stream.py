@@ -11,7 +11,7 @@ from rdmldg_ray.mtct.schedule import BatchPlan, answer_lengths
 from rdmldg_ray.storage import read_images
 
 # Reading and joining is light work; a fraction of a core lets it run beside the workers.
-_READ_CPUS = 0.25
+READ_CPUS = 0.25
 
 
 def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset:
@@ -39,7 +39,7 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
         partial(_fill_slice, shared=shared),
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=_READ_CPUS,
+        num_cpus=READ_CPUS,
         zero_copy_batch=True,
     )
 

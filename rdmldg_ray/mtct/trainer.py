@@ -8,11 +8,12 @@ from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from rdmldg_ray.cluster_room import wait_for_room
 from rdmldg_ray.config import Config, TrainingConfig
 from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
-from rdmldg_ray.mtct.stream import training_stream
+from rdmldg_ray.mtct.stream import READ_CPUS, training_stream
 from rdmldg_ray.storage import as_uri, delete_file, exists, join, read_bytes, write_bytes
 
 _RAY_TRAIN_FOLDER = "checkpoints"
@@ -42,6 +43,7 @@ def train_stage(
 
     Raises:
         ValueError: when the training set is too small for the workers.
+        TimeoutError: when there is no room for the workers in ``workers.scheduling_timeout_s``.
     """
     workers = config.workers
     plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
@@ -69,6 +71,10 @@ def train_stage(
         ),
     )
     delete_file(_mistake(stage))
+    # Ray Train would ask for its workers for ever, and its workers wait for ever for a reader that
+    # finds no core.
+    room = [resources] * workers.num_workers + [{"CPU": READ_CPUS}]
+    wait_for_room(room, workers.scheduling_timeout_s, "workers.scheduling_timeout_s")
     try:
         trainer.fit()
     finally:

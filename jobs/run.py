@@ -1,0 +1,11 @@
+"""``rdmldg run`` as a script to submit, with the same arguments: 0 done, 1 failed, 2 wrong usage.
+
+ray job submit --working-dir . -- python jobs/run.py ...
+"""
+
+import sys
+
+from rdmldg_ray.cli import app
+
+if __name__ == "__main__":
+    app(["run", *sys.argv[1:]], prog_name="run.py")

@@ -1,0 +1,103 @@
+"""A command of ``rdmldg`` as a job on a Ray cluster: what is sent there, and how its end is awaited."""
+
+import asyncio
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import rdmldg_ray
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+Job = Literal["run", "ingest", "annotate", "evaluate", "sweep"]
+
+_POLL_S = 1.0
+
+
+def stage_files(folder: Path, arguments: list[str]) -> list[str]:
+    """Put this package, and the YAML files that the arguments name, into an empty folder.
+
+    The package is sent, so that a job runs the code of whoever submits it; what else lies in the
+    folder that they work in is not.
+
+    Returns:
+        The arguments, with the files by the names that they have in the folder.
+
+    Raises:
+        ValueError: when two files have the same name.
+    """
+    package = Path(rdmldg_ray.__file__).parent
+    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    staged = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            if (folder / path.name).exists():
+                raise ValueError(f"{argument}: another file of the same name is sent; rename one of them")
+            shutil.copy(path, folder / path.name)
+            argument = path.name
+        staged.append(argument)
+    return staged
+
+
+def check_shared(storage: str) -> None:
+    """Raise ValueError for a storage that means another place on each node."""
+    if "://" not in storage and not storage.startswith("/"):
+        raise ValueError(
+            f"--storage: '{storage}' would be a folder of the job's own, gone with it; give "
+            "s3://bucket/prefix, or an absolute path that all nodes share"
+        )
+
+
+def connect(address: str) -> "JobSubmissionClient":
+    """The job server of a Ray cluster.
+
+    Raises:
+        ValueError: when it does not answer, or refuses.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"no job server at {address}: {reason}; is the tunnel to the dashboard open, and the cluster's "
+            "token set (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
+        ) from error
+
+
+def submit_job(client: "JobSubmissionClient", folder: Path, job: Job, arguments: list[str]) -> str:
+    """Send a folder of ``stage_files`` and start the job there; returns its id."""
+    entrypoint = shlex.join(["python", "-m", "rdmldg_ray", job, *arguments])
+    return client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(folder)})
+
+
+def follow(client: "JobSubmissionClient", job_id: str, write: Callable[[str], Any]) -> int:
+    """Show a job's log, from its beginning, until the job has ended.
+
+    Returns:
+        The exit code of the job's script; 1 where it has none, being stopped or lost.
+    """
+
+    async def show() -> None:
+        async for text in client.tail_job_logs(job_id):
+            write(text)
+
+    asyncio.run(show())
+    return wait(client, job_id)
+
+
+def wait(client: "JobSubmissionClient", job_id: str) -> int:
+    """Wait for a job's end; returns as ``follow`` does."""
+    while not (info := client.get_job_info(job_id)).status.is_terminal():
+        time.sleep(_POLL_S)
+    if info.status == "SUCCEEDED":
+        return 0
+    # A negative one is a signal's.
+    code = info.driver_exit_code or 1
+    return code if code > 0 else 1
