@@ -27,7 +27,8 @@ def wait_for_room(bundles: list[Resources], timeout_s: float, setting: str) -> N
     try:
         if not group.wait(timeout_s):
             raise TimeoutError(
-                f"no room in {timeout_s:g} s ({setting}) for {describe_bundles(bundles)}: {describe_cluster()}"
+                f"no room in {timeout_s:g} s ({setting}) for {describe_bundles(bundles)}: "
+                f"{describe_cluster()}"
             )
     finally:
         remove_placement_group(group)

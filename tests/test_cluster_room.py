@@ -51,7 +51,8 @@ def test_without_room_the_wait_ends_with_what_was_asked_and_what_there_is(ray_cl
     with pytest.raises(TimeoutError) as raised:
         wait_for_room([{"CPU": 1000.0}, {"CPU": 0.25}], 2, "workers.scheduling_timeout_s")
     assert str(raised.value).startswith(
-        "no room in 2 s (workers.scheduling_timeout_s) for 1 x (1000 CPU) and 1 x (0.25 CPU): the cluster has "
+        "no room in 2 s (workers.scheduling_timeout_s) for 1 x (1000 CPU) and 1 x (0.25 CPU): "
+        "the cluster has "
     )
     assert str(raised.value).endswith("; no autoscaler adds to it")
     # What was found is not held: as often as there are cores, all of them are found free.

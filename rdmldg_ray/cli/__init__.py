@@ -3,6 +3,6 @@
 from rdmldg_ray.cli.base import app
 
 # Importing a module adds its commands; --help lists them in this order.
-from rdmldg_ray.cli import runs, protocol, analyze, sweep, data, annotate, doctor, submit, sarr  # isort: skip
+from rdmldg_ray.cli import runs, sarr, protocol, sweep, analyze, data, annotate, submit, doctor  # isort: skip
 
 __all__ = ["analyze", "annotate", "app", "data", "doctor", "protocol", "runs", "sarr", "submit", "sweep"]
