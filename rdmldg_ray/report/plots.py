@@ -19,7 +19,7 @@ def bars(
         axes.bar([place for place, _ in known], [value for _, value in known], width, label=name)
     axes.set_xticks(range(len(categories)), categories, rotation=20 if len(categories) > 4 else 0)
     axes.set_ylabel(y_label)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return _png(figure)
 
 
@@ -38,7 +38,7 @@ def lines(
         axes.plot([x], [y], "o", markersize=9, label=name)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return _png(figure)
 
 
