@@ -301,7 +301,8 @@ def train_with_trl(
 ) -> Timings:
     """Let TRL's trainer take a step on each batch; after each step ``between`` runs on the same batch."""
     try:
-        from trl import SFTConfig, SFTTrainer
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
     except ImportError as error:
         raise SystemExit("this compares with TRL: pip install 'rdmldg_ray[dev]'") from error
     from datasets import Dataset
