@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -16,6 +17,7 @@ from rdmldg_ray.config import Config
 
 _CARRIED = ("AWS_", "HF_", "MLFLOW_", "WANDB_")
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
+_LOGIN = re.compile("://[^/]*@")  # a URL with a user's name or password
 
 
 _RAY_SETTINGS = {
@@ -89,7 +91,9 @@ def _worker_environment(config: Config) -> dict[str, str]:
     chosen = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(_CARRIED) and not any(word in name for word in _SECRET)
+        if name.startswith(_CARRIED)
+        and not any(word in name for word in _SECRET)
+        and not _LOGIN.search(value)
     }
     chosen["TOKENIZERS_PARALLELISM"] = "false"
     if config.workers.gpus_per_worker == 0:

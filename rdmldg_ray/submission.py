@@ -59,11 +59,12 @@ def connect(address: str) -> "JobSubmissionClient":
     Raises:
         ValueError: when it does not answer, or refuses.
     """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"no job server at {address}: {reason}; is the tunnel to the dashboard open, and the cluster's "

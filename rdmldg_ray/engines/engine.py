@@ -263,6 +263,8 @@ class Engine:
             self.llm = LLM(
                 str(self.base),
                 dtype=engines.dtype,
+                load_format="safetensors",
+                trust_remote_code=False,
                 max_model_len=self.config.model.max_length,
                 tensor_parallel_size=max(1, engines.gpus_per_engine),
                 limit_mm_per_prompt={"image": 1},

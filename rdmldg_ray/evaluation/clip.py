@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPModel
+from transformers import CLIPModel
 
 from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA
 from rdmldg_ray.images import decode_image
+from rdmldg_ray.models.loading import load_processor
 from rdmldg_ray.storage import read_images
 
 NAME = "clip"
@@ -26,8 +27,8 @@ class Clip:
     def __init__(self, folder: Path):
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder}: no config.json here; give the folder of a CLIP model")
-        self.model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        self.processor: Any = load_processor(folder)
 
     def embed(self, image: Image.Image, text: str) -> tuple[np.ndarray, np.ndarray]:
         """(d,) each, of unit length, in the common space. A text is cut where CLIP's context ends."""

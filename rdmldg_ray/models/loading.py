@@ -24,7 +24,7 @@ _TRAINED_WEIGHTS = "trained{suffix}.safetensors"  # in shards when they are larg
 
 def load_processor(folder: Path) -> Any:
     """The processor (tokenizer, image processor, chat template) of a model folder."""
-    return AutoProcessor.from_pretrained(folder, local_files_only=True)
+    return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_base(folder: Path, config: ModelConfig) -> PreTrainedModel:
@@ -34,6 +34,8 @@ def load_base(folder: Path, config: ModelConfig) -> PreTrainedModel:
         dtype=getattr(torch, config.dtype),
         attn_implementation=config.attention,
         local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
 
 

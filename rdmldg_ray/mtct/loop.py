@@ -38,6 +38,7 @@ from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.metrics import Meter, describe, json_line
 from rdmldg_ray.mtct.positions import decoder_inputs
+from rdmldg_ray.mtct.safe_loading import weights_only
 from rdmldg_ray.mtct.tracking import StageTracker, start_trackers
 from rdmldg_ray.progress import ProgressFile
 from rdmldg_ray.storage import (
@@ -254,7 +255,7 @@ class Worker:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return 0
-        with checkpoint.as_directory() as folder:
+        with checkpoint.as_directory() as folder, weights_only():
             _, state = self.engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
         step = int(state["step"])
         if exists(self.metrics_log):
