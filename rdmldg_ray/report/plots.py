@@ -1,14 +1,22 @@
-"""Pictures of results, as PNG: plain functions of numbers. Needs matplotlib, imported when drawing."""
+"""Pictures of results, as PNG or for a page as SVG: plain functions of numbers.
+
+Needs matplotlib, imported when drawing.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 Point = tuple[float, float]
+Form = Literal["png", "svg"]
 
 
 def bars(
-    title: str, y_label: str, categories: Sequence[str], series: Mapping[str, Sequence[float | None]]
+    title: str,
+    y_label: str,
+    categories: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    form: Form = "png",
 ) -> bytes:
     """Bars of several series side by side in each category; None leaves a gap."""
     figure, axes = _figure(title)
@@ -20,7 +28,7 @@ def bars(
     axes.set_xticks(range(len(categories)), categories, rotation=20 if len(categories) > 4 else 0)
     axes.set_ylabel(y_label)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    return _png(figure)
+    return _encoded(figure, form)
 
 
 def lines(
@@ -29,6 +37,7 @@ def lines(
     y_label: str,
     series: Mapping[str, Sequence[Point]],
     marks: Mapping[str, Point] | None = None,
+    form: Form = "png",
 ) -> bytes:
     """Lines through points in their order, and single points marked by name."""
     figure, axes = _figure(title)
@@ -39,7 +48,7 @@ def lines(
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    return _png(figure)
+    return _encoded(figure, form)
 
 
 def parallel_coordinates(
@@ -67,7 +76,7 @@ def parallel_coordinates(
     axes.set_xticks(range(len(columns)), labels, fontsize=7)
     axes.set_yticks([])
     figure.colorbar(colours, ax=axes, label=score)
-    return _png(figure)
+    return _encoded(figure, "png")
 
 
 def _figure(title: str) -> tuple[Any, Any]:
@@ -80,7 +89,17 @@ def _figure(title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def _encoded(figure: Any, form: Form) -> bytes:
     sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=120)
-    return sink.getvalue()
+    if form == "png":
+        figure.savefig(sink, format="png", dpi=120)
+        return sink.getvalue()
+    from matplotlib import rc_context
+
+    # Text stays text; ids are hashes of what they name, so pictures on one page may share them.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rdmldg_ray"}):
+        figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = sink.getvalue().decode()
+    svg = svg[svg.index("<svg") :]  # without the XML header, for a page that holds it
+    # What was black takes the page's colour, which is light in the dark; the legend's white box goes.
+    return svg.replace("#000000", "currentColor").replace("#ffffff", "none").encode()

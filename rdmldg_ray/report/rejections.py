@@ -14,8 +14,10 @@ from rdmldg_ray.storage import join, read_table
 _MAX_ROWS = 20
 
 
-def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
-    """Reasons by domain or by class, those with the smallest share of accepted candidates first.
+def rejection_rows(rejections: pa.Table, by: str) -> list[dict[str, Any]]:
+    """For each domain or class the candidates, the share kept and how many each reason rejected.
+
+    Those with the smallest share of accepted candidates come first, the commonest reasons too.
 
     Args:
         rejections: in ``sarr.selection.REJECTION_SCHEMA``.
@@ -26,20 +28,32 @@ def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
     for row in rejections.to_pylist():
         counts[row[by]][row["reason"]] += row["candidates"]
         totals[row["reason"]] += row["candidates"]
-    accepted = {name: found[None] / sum(found.values()) for name, found in counts.items()}
     reasons = sorted((r for r in totals if r is not None), key=lambda r: -totals[r])
+    rows = [
+        {
+            "class" if by == "label" else by: name,
+            "candidates": sum(found.values()),
+            "kept": found[None] / sum(found.values()),
+        }
+        | {reason: found[reason] for reason in reasons}
+        for name, found in sorted(counts.items())
+    ]
+    return sorted(rows, key=lambda row: row["kept"])
 
+
+def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
+    """``rejection_rows`` for the terminal, the first of them."""
+    rows = rejection_rows(rejections, by)
+    name, candidates, kept, *reasons = rows[0]
     table = Table(title=title)
-    table.add_column("class" if by == "label" else by, no_wrap=True)
-    for column in ("drawn", "kept, %", *(r.replace("_", " ") for r in reasons)):
+    table.add_column(name, no_wrap=True)
+    for column in ("drawn", f"{kept}, %", *(reason.replace("_", " ") for reason in reasons)):
         table.add_column(column, justify="right")
-    shown = sorted(accepted, key=lambda name: (accepted[name], name))
-    for name in shown[:_MAX_ROWS]:
-        found = counts[name]
-        numbers = [str(found[reason]) if found[reason] else "" for reason in reasons]
-        table.add_row(name, str(sum(found.values())), percent(accepted[name]), *numbers)
-    if len(shown) > _MAX_ROWS:
-        table.caption = f"and {len(shown) - _MAX_ROWS} more, with a larger share kept"
+    for row in rows[:_MAX_ROWS]:
+        numbers = [str(row[reason]) if row[reason] else "" for reason in reasons]
+        table.add_row(row[name], str(row[candidates]), percent(row[kept]), *numbers)
+    if len(rows) > _MAX_ROWS:
+        table.caption = f"and {len(rows) - _MAX_ROWS} more, with a larger share kept"
     return table
 
 

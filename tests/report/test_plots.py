@@ -30,3 +30,9 @@ def test_parallel_coordinates_take_columns_that_do_not_vary():
     rows = [(1.0, 5.0, 0.5), (2.0, 5.0, 0.7)]
     assert pixels(parallel_coordinates("t", ["a", "b", "score"], rows, "score"))
     assert pixels(parallel_coordinates("t", ["a", "b", "score"], rows[:1], "score"))
+
+
+def test_a_picture_for_a_page_takes_its_colours_and_escapes_its_words():
+    svg = bars("<b>t</b>", "%", ["a"], {"<script>": [1.0]}, form="svg").decode()
+    assert svg.startswith("<svg") and "currentColor" in svg and "#000000" not in svg
+    assert "<script>" not in svg and "&lt;script&gt;" in svg
