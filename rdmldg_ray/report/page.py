@@ -240,13 +240,11 @@ def _matrix(title: str, classes: list[str], counts: list[list[int]]) -> Table:
         rows = [[name, *(n or "" for n in row)] for name, row in zip(classes, counts, strict=True)]
         heat = [[None, *(n / (sum(row) or 1) for n in row)] for row in counts]
         return Table(title, ["", *answers], rows, heat)
-    pairs = [
-        [classes[i], answers[j], n, percent(n / sum(row))]
-        for i, row in enumerate(counts)
-        for j, n in enumerate(row)
-        if n and i != j
+    pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if n and i != j]
+    worst = [
+        [classes[i], answers[j], n, percent(n / sum(counts[i]))]
+        for n, i, j in sorted(pairs, key=lambda pair: -pair[0])[:_WORST_PAIRS]
     ]
-    worst = sorted(pairs, key=lambda pair: -pair[2])[:_WORST_PAIRS]
     return Table(
         f"{title}, the commonest confusions", ["label", "answer", "images", "of the label, %"], worst
     )
