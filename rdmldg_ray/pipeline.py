@@ -220,13 +220,18 @@ class Pipeline:
         finally:
             self.close()
 
-    def evaluate(self, held_out: str, adapter: str | None) -> tuple[pa.Table, dict[str, dict[str, float]]]:
-        """Predictions and accuracies of base plus adapter, as ``evaluation.predict`` makes them."""
+    def evaluate(
+        self, held_out: str, adapter: str | None, location: str | None = None
+    ) -> tuple[pa.Table, dict[str, dict[str, float]]]:
+        """Predictions and accuracies of base plus adapter, as ``evaluation.predict`` makes them.
+
+        With a location, how far it is is written there.
+        """
         from rdmldg_ray.evaluation.predict import accuracies, predict
 
         pool = self._serve(adapter)
         samples = self._evaluation_set(held_out)
-        with progress_bar(self.console, "answers") as bar:
+        with progress_bar(self.console, "answers", location) as bar:
             predictions = predict(pool, samples, list(self.info.classes), self.config, bar.update)
         return predictions, accuracies(predictions)
 
@@ -354,7 +359,7 @@ class Pipeline:
         location = join(self.location, stage.held_out, stage.model)
         samples = self._source_index(stage.held_out, "in")
         pool = self._serve(self._adapter(stage.held_out, stage.round - 1))
-        with progress_bar(self.console, "chains") as bar:
+        with progress_bar(self.console, "chains", join(self.location, stage.name)) as bar:
             summary = generate_round(
                 pool,
                 samples,
@@ -369,8 +374,9 @@ class Pipeline:
         return summary
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
-        predictions, accuracy = self.evaluate(stage.held_out, self._adapter(stage.held_out, stage.round))
         location = join(self.location, stage.name)
+        adapter = self._adapter(stage.held_out, stage.round)
+        predictions, accuracy = self.evaluate(stage.held_out, adapter, location)
         write_table(join(location, "predictions.parquet"), predictions)
         write_json(join(location, "metrics.json"), accuracy)
         self._write_results(stage)

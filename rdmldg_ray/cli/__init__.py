@@ -3,7 +3,11 @@
 from rdmldg_ray.cli.base import app
 
 # Importing a module adds its commands; --help lists them in this order.
-from rdmldg_ray.cli import runs, report, sarr, protocol, sweep, analyze, data, annotate, submit, doctor  # isort: skip
+# isort: off
+from rdmldg_ray.cli import runs, status, report, sarr, protocol, sweep
+from rdmldg_ray.cli import analyze, data, annotate, submit, doctor
+
+# isort: on
 
 __all__ = [
     "analyze",
@@ -15,6 +19,7 @@ __all__ = [
     "report",
     "runs",
     "sarr",
+    "status",
     "submit",
     "sweep",
 ]
