@@ -161,20 +161,22 @@ class Pipeline:
         return str(images), ""
 
     def prepare(self) -> None:
-        """Check what a run would stumble on later, and record its config.
-
-        Raises:
-            ConfigError: as ``check_settings`` does.
-            ValueError: when the teacher's chains are missing or one is not well-formed.
-        """
+        """Record the config of a new run; check that of an old one, as ``check_settings`` does."""
         self.check_settings()
         check_tracking(self.config.tracking)
-        for stage in self.remaining():
-            if stage.kind == "mtct":
-                self._teacher_set(stage)
         if not exists(self.config_location):
             write_bytes(self.config_location, dump_config(self.config).encode())
             write_json(join(self.location, VERSIONS_FILE), package_versions())
+
+    def check_chains(self) -> None:
+        """Read the teacher's chains as training will, so that a mistake in them ends a run at once.
+
+        Raises:
+            ValueError: when chains are missing or one is not well-formed.
+        """
+        for stage in self.remaining():
+            if stage.kind == "mtct":
+                self._teacher_set(stage)
 
     def check_settings(self) -> None:
         """Check that the run, where it exists, was started with the same settings.
@@ -220,13 +222,18 @@ class Pipeline:
         finally:
             self.close()
 
-    def evaluate(self, held_out: str, adapter: str | None) -> tuple[pa.Table, dict[str, dict[str, float]]]:
-        """Predictions and accuracies of base plus adapter, as ``evaluation.predict`` makes them."""
+    def evaluate(
+        self, held_out: str, adapter: str | None, location: str | None = None
+    ) -> tuple[pa.Table, dict[str, dict[str, float]]]:
+        """Predictions and accuracies of base plus adapter, as ``evaluation.predict`` makes them.
+
+        With a location, how far it is is written there.
+        """
         from rdmldg_ray.evaluation.predict import accuracies, predict
 
         pool = self._serve(adapter)
         samples = self._evaluation_set(held_out)
-        with progress_bar(self.console, "answers") as bar:
+        with progress_bar(self.console, "answers", location) as bar:
             predictions = predict(pool, samples, list(self.info.classes), self.config, bar.update)
         return predictions, accuracies(predictions)
 
@@ -354,7 +361,7 @@ class Pipeline:
         location = join(self.location, stage.held_out, stage.model)
         samples = self._source_index(stage.held_out, "in")
         pool = self._serve(self._adapter(stage.held_out, stage.round - 1))
-        with progress_bar(self.console, "chains") as bar:
+        with progress_bar(self.console, "chains", join(self.location, stage.name)) as bar:
             summary = generate_round(
                 pool,
                 samples,
@@ -369,8 +376,9 @@ class Pipeline:
         return summary
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
-        predictions, accuracy = self.evaluate(stage.held_out, self._adapter(stage.held_out, stage.round))
         location = join(self.location, stage.name)
+        adapter = self._adapter(stage.held_out, stage.round)
+        predictions, accuracy = self.evaluate(stage.held_out, adapter, location)
         write_table(join(location, "predictions.parquet"), predictions)
         write_json(join(location, "metrics.json"), accuracy)
         self._write_results(stage)

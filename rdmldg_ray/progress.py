@@ -26,7 +26,7 @@ from rich.text import Text
 
 from rdmldg_ray.storage import StorageError, join, read_json, write_json
 
-_FILE = "progress.json"
+PROGRESS_FILE = "progress.json"
 _WRITE_EVERY_S = 1.0
 _PLAIN_LINE_EVERY_S = 10.0
 
@@ -35,14 +35,19 @@ class ProgressFile:
     """Written by the one who does the work, at most once a second."""
 
     def __init__(self, stage: str):
-        self.location = join(stage, _FILE)
+        self.location = join(stage, PROGRESS_FILE)
         self.written_at = 0.0
+        self.first: tuple[float, int] | None = None
 
     def write(self, done: int, total: int, text: str, last: bool = False) -> None:
         """Record that ``done`` of ``total`` is done, with a word on how it goes."""
         now = time.monotonic()
         if last or now - self.written_at >= _WRITE_EVERY_S:
-            write_json(self.location, {"done": done, "total": total, "text": text})
+            # A stage that goes on begins with what was done before.
+            started, begun = self.first = self.first or (now, done)
+            eta_s = (now - started) / (done - begun) * (total - done) if done > begun else None
+            state = {"done": done, "total": total, "text": text, "eta_s": eta_s, "written": time.time()}
+            write_json(self.location, state)
             self.written_at = now
 
 
@@ -60,9 +65,12 @@ class Bar:
     progress: Progress | None
     task: Any = None
     printed_at: float = 0.0
+    file: ProgressFile | None = None
 
     def update(self, done: int, total: int, text: str = "") -> None:
         """Show that ``done`` of ``total`` is done."""
+        if self.file:
+            self.file.write(done, total, text, last=done == total)
         if self.progress:
             self.progress.update(self.task, completed=done, total=total, text=text)
         elif time.monotonic() - self.printed_at >= _PLAIN_LINE_EVERY_S:
@@ -71,10 +79,11 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(console: Console, label: str) -> Iterator[Bar]:
-    """A bar for the time of the block."""
+def progress_bar(console: Console, label: str, stage: str | None = None) -> Iterator[Bar]:
+    """A bar for the time of the block, which with a stage's folder writes its progress file too."""
+    file = ProgressFile(stage) if stage else None
     if not console.is_terminal:
-        yield Bar(console, label, None, printed_at=time.monotonic())
+        yield Bar(console, label, None, printed_at=time.monotonic(), file=file)
         return
     columns = (
         TextColumn("  {task.description}"),
@@ -88,7 +97,7 @@ def progress_bar(console: Console, label: str) -> Iterator[Bar]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=None, text="")
-        yield Bar(console, label, progress, task)
+        yield Bar(console, label, progress, task, file=file)
 
 
 @contextmanager
@@ -100,7 +109,7 @@ def follow_progress(console: Console, label: str, stage: str) -> Iterator[None]:
         def follow() -> None:
             while not finished.wait(_WRITE_EVERY_S):
                 try:
-                    state = read_json(join(stage, _FILE))
+                    state = read_json(join(stage, PROGRESS_FILE))
                 except StorageError:
                     continue  # nothing written yet
                 bar.update(state["done"], state["total"], state["text"])

@@ -5,6 +5,7 @@ from rdmldg_ray.cli.base import app
 # Importing a module adds its commands; --help lists them in this order.
 # isort: off
 from rdmldg_ray.cli import runs
+from rdmldg_ray.cli import status
 from rdmldg_ray.cli import report
 from rdmldg_ray.cli import sarr
 from rdmldg_ray.cli import protocol
@@ -28,6 +29,7 @@ __all__ = [
     "report",
     "runs",
     "sarr",
+    "status",
     "submit",
     "sweep",
 ]

@@ -200,7 +200,7 @@ def _open(run: str, held_out: str | None, storage: str | None) -> _Run:
     root = absolute(storage or Config().storage)
     location = join(root, "runs", run)
     if not exists(join(location, "state.json")):
-        raise ValueError(f"{location}: no run with a complete stage here")
+        raise ValueError(f"{location}: no run with a complete stage here; correct its name, or --storage")
     config = parse_config(read_bytes(join(location, "config.yaml")).decode())
     config = config.model_copy(update={"storage": root})
     pipeline = Pipeline(config, read_dataset_info(root, config.data.dataset), console)

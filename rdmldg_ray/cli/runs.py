@@ -21,7 +21,7 @@ from rdmldg_ray.cli.base import (
     console,
     mistakes_explained,
 )
-from rdmldg_ray.config import Config, dump_config, load_config, parse_config
+from rdmldg_ray.config import Config, dump_config, load_config
 from rdmldg_ray.domainbed.samples import (
     DatasetInfo,
     chains_location,
@@ -34,6 +34,7 @@ from rdmldg_ray.estimate import print_estimate, read_calibration
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.pipeline import Pipeline
+from rdmldg_ray.report.results import read_run
 from rdmldg_ray.report.samples import print_samples
 from rdmldg_ray.report.tables import domain_table, held_out_domains, percent, summary_table, time_table
 from rdmldg_ray.storage import (
@@ -42,7 +43,6 @@ from rdmldg_ray.storage import (
     exists,
     join,
     list_files,
-    read_bytes,
     read_table,
 )
 from rdmldg_ray.variants import trial_configs
@@ -159,8 +159,8 @@ def export(
     with mistakes_explained(debug):
         if out.exists():
             raise ValueError(f"{out}: exists already; give a folder that does not")
-        run_location = join(absolute(storage or Config().storage), "runs", run_name)
-        config = parse_config(read_bytes(join(run_location, "config.yaml")).decode())
+        run = read_run(absolute(storage or Config().storage), run_name)
+        run_location, config = run.location, run.config
         adapter = _adapter(run_location, held_out, stage)
 
         from rdmldg_ray.models.loading import save_merged
@@ -208,6 +208,7 @@ def run_configs(configs: list[Config], dry_run: bool) -> None:
     info = open_dataset(configs[0])
     pipelines = [Pipeline(config, info, console) for config in configs]
     for pipeline in pipelines:
+        pipeline.check_chains()
         pipeline.prepare()
     remaining = [pipeline for pipeline in pipelines if pipeline.remaining()]
     if remaining:
@@ -258,7 +259,10 @@ def _candidates(run_location: str, held_out: str | None, round_number: int) -> s
     for folder in folders:
         if held_out is None or f"/{held_out}/sarr-" in folder:
             return folder
-    raise ValueError(f"{run_location}: no candidates of round {round_number} for {held_out or 'any domain'}")
+    raise ValueError(
+        f"{run_location}: no candidates of round {round_number} for {held_out or 'any domain'}; correct "
+        "--round, --held-out or the run's name, or look how far it is with `rdmldg status`"
+    )
 
 
 def _adapter(run_location: str, held_out: str | None, stage: str | None) -> str:

@@ -1,0 +1,69 @@
+"""The mistakes that a new user makes: each ends in one short message that names the remedy."""
+
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from rdmldg_ray.cli import app
+from rdmldg_ray.models.folder import TINY_BASE
+
+_LONGEST = 5
+
+# Command, with {root} for an empty storage and {files} for a folder of broken things; words of the remedy.
+MISTAKES = {
+    "misspelt recipe": ("run iconbet", "did you mean 'iconbed'"),
+    "recipe of another folder": ("run {files}/none.yaml", "or give a path to a .yaml file"),
+    "recipe that is no YAML": ("run {files}/broken.yaml", "not valid YAML"),
+    "recipe that is a list": ("run {files}/list.yaml", "a recipe is a mapping of settings"),
+    "misspelt setting": ("demo mtct.epoch=3", "did you mean 'epochs'"),
+    "misspelt section": ("demo mtc.epochs=3", "did you mean 'mtct'"),
+    "setting without a value": ("demo mtct.epochs", "key.path=value"),
+    "word for a number": ("demo mtct.epochs=many", "mtct.epochs"),
+    "negative learning rate": ("demo mtct.learning_rate=-1", "greater than 0"),
+    "both pathways off": (
+        "demo mtct.weights.direct=0 mtct.weights.reasoning=0",
+        "nothing to train on",
+    ),
+    "rounds without the reasoning pathway": ("demo mtct.weights.reasoning=0", "set sarr.rounds=0"),
+    "GPUs for training alone": ("demo workers.gpus_per_worker=1", "must both be 0 or both be positive"),
+    "misspelt domain": ("demo data.held_out=flatt", "it has: flat, gradient, paint, sketch"),
+    "data set that was not ingested": ("run pacs-internvl3-8b", "ingest the data set again"),
+    "chains that no one wrote": ("demo data.chains=gpt-4o", "choose another source (data.chains)"),
+    "model folder that is not there": ("demo model.path={root}/none", "give 'tiny', a folder or a hub id"),
+    "model folder without weights": ("demo model.path={files}/model", "model.save_pretrained"),
+    "storage of an unknown kind": ("demo --storage gs://bucket/x", "use a local path or s3://bucket/prefix"),
+    "storage that is a file": ("demo --storage {files}/list.yaml", "choose another storage path"),
+    "report of a run that is not there": ("report none", "correct the run's name, or --storage"),
+    "status of a run that is not there": ("status none", "correct the run's name, or --storage"),
+    "analysis of a run that is not there": ("analyze tokens none", "correct its name, or --storage"),
+    "export of a run that is not there": ("export none {root}/out", "correct the run's name, or --storage"),
+    "chains shown of a run that is not there": ("show none", "--held-out or the run's name"),
+    "tables of runs that are not there": ("collect none", "a run writes it with its results"),
+    "folder to ingest that is not there": ("ingest {root}/none --dataset pacs", "correct the path"),
+    "data set that is not known": ("ingest {files} --dataset paks", "did you mean pacs?"),
+    "teacher without its model": ("annotate iconbed --teacher vllm", "--model"),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "broken.yaml").write_text("a: [1,\nb")
+    (folder / "list.yaml").write_text("- 1\n")
+    (folder / "model").mkdir()
+    shutil.copy(TINY_BASE / "config.json", folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_a_short_message_with_its_remedy(name, files, tmp_path):
+    command, remedy = MISTAKES[name]
+    arguments = command.format(root=tmp_path, files=files).split()
+    if "--storage" not in arguments:
+        arguments += ["--storage", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ") and "Traceback" not in result.output
+    assert len(result.stderr.strip().splitlines()) <= _LONGEST
+    assert remedy in result.stderr
