@@ -52,7 +52,7 @@ def describe_cluster() -> str:
 
 
 def describe_autoscaler(status: "ClusterStatus") -> str:
-    """What an autoscaler (version 2) launches and could not launch; or that there is none."""
+    """What an autoscaler (version 2) launches and could not launch; or that it does neither."""
     said = [
         *[f"is launching {launch.count} x {launch.ray_node_type_name}" for launch in status.pending_launches],
         *[f"waits for a {node.ray_node_type_name} to start" for node in status.pending_nodes],
@@ -67,9 +67,10 @@ def describe_autoscaler(status: "ClusterStatus") -> str:
     ]
     if said:
         return f"its autoscaler {', '.join(said)}"
-    if status.stats.autoscaler_version is None:
-        return "no autoscaler adds to it"
-    return "its autoscaler launches nothing: no node type has this, or all have as many nodes as they may"
+    return (
+        "nothing is being added to it: it has no autoscaler, or no type of node has this, "
+        "or there are as many nodes as there may be"
+    )
 
 
 def _totals(resources: Resources) -> str:

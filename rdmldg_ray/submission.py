@@ -63,7 +63,9 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
+        client.list_jobs()  # the version, which the client asks for by itself, is told without a token
+        return client
     except (AuthenticationError, ConnectionError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
