@@ -3,7 +3,8 @@
 from rdmldg_ray.cli.base import app
 
 # Importing a module adds its commands; --help lists them in this order.
-from rdmldg_ray.cli import runs, report, sarr, protocol, sweep, analyze, data, annotate, submit, doctor  # isort: skip
+from rdmldg_ray.cli import runs, report, sarr, protocol, sweep, analyze  # isort: skip
+from rdmldg_ray.cli import data, annotate, submit, estimates, doctor  # isort: skip
 
 __all__ = [
     "analyze",
@@ -11,6 +12,7 @@ __all__ = [
     "app",
     "data",
     "doctor",
+    "estimates",
     "protocol",
     "report",
     "runs",

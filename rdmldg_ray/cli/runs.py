@@ -30,6 +30,7 @@ from rdmldg_ray.domainbed.samples import (
     read_dataset_info,
     write_iconbed,
 )
+from rdmldg_ray.estimate import print_estimate, read_calibration
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.pipeline import Pipeline
@@ -63,11 +64,25 @@ def run(
     trials: Trials = None,
     storage: Storage = None,
     dry_run: DryRun = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="With --dry-run: a file of `rdmldg calibrate`, for an estimate.")
+    ] = None,
+    prices: Annotated[
+        tuple[float, float],
+        typer.Option(
+            help="US dollars for an hour of a worker or engine, and for a GB and month.", metavar="HOUR GB"
+        ),
+    ] = (0, 0),
     debug: Debug = False,
 ) -> None:
     """Run a recipe: MTCT, rounds of SARR, evaluation; an interrupted run goes on where it was."""
     with mistakes_explained(debug):
-        run_configs(trial_configs(resolve_config(recipe, overrides, storage), trials), dry_run)
+        configs = trial_configs(resolve_config(recipe, overrides, storage), trials)
+        run_configs(configs, dry_run)
+        if dry_run and calibration:
+            rates = read_calibration(calibration)
+            for config in configs:
+                print_estimate(console, config, planned_dataset(config), rates, prices)
 
 
 @app.command()
