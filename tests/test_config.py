@@ -144,10 +144,10 @@ def test_every_mistake_has_a_line():
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["mtct.micro_batch_size=64"], "mtct: micro_batch_size 64 is larger than batch_size 32"),
+        (["mtct.micro_batch_size=64"], "mtct: micro_batch_size 64 is larger than batch_size 16"),
         (
             ["sarr.training.micro_batch_size=64"],
-            "sarr.training: micro_batch_size 64 is larger than batch_size 32",
+            "sarr.training: micro_batch_size 64 is larger than batch_size 16",
         ),
         (
             ["mtct.weights.direct=0", "mtct.weights.reasoning=0"],
@@ -187,7 +187,7 @@ def test_every_mistake_has_a_line():
         ),
         (
             ["workers.num_workers=33"],
-            "(whole recipe): mtct.batch_size 32 is smaller than workers.num_workers 33: every worker needs "
+            "(whole recipe): mtct.batch_size 16 is smaller than workers.num_workers 33: every worker needs "
             "an image in every step",
         ),
     ],

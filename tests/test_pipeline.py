@@ -83,7 +83,9 @@ def test_training_reads_the_sources_in_parts_and_evaluation_the_target_and_the_s
 
 
 def test_the_workload_tells_images_and_steps(pipeline):
-    plan = pipeline("mtct.epochs=3", "mtct.batch_size=16", "sarr.training.epochs=2")
+    plan = pipeline(
+        "mtct.epochs=3", "mtct.batch_size=16", "sarr.training.epochs=2", "sarr.training.batch_size=32"
+    )
     assert [plan.workload(stage) for stage in plan.stages] == [
         ("43", ""),
         ("50", "12"),
