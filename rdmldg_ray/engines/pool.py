@@ -128,8 +128,9 @@ class EnginePool:
         index = samples.select(columns)
         # One block for each batch, so that no reader takes more of the images than a batch at once.
         blocks = [index.slice(start, size) for start in range(0, len(index), size)]
+        # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free.
         return (
-            ray.data.from_arrow(blocks)
+            ray.data.from_blocks(blocks)
             .map_batches(_with_images, batch_size=size, batch_format="pyarrow", num_cpus=_READ_CPUS)
             .iter_batches(batch_size=size, batch_format="pyarrow")
         )

@@ -35,7 +35,8 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
         pa.table({"step": [s.step], "rank": [s.rank], "epoch": [s.epoch], "positions": [s.positions]})
         for s in plan.slices(answer_lengths(no_nulls))
     ]
-    return ray.data.from_arrow(rows).map_batches(
+    # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free.
+    return ray.data.from_blocks(rows).map_batches(
         partial(_fill_slice, shared=shared),
         batch_size=1,
         batch_format="pyarrow",
