@@ -20,6 +20,8 @@ SETTINGS = [
     "mtct.micro_batch_size=8",
     "mtct.checkpoint_every=4",
     "sarr.max_attempts=2",
+    # So short a training keeps few chains, if any; the teacher's keep the round going.
+    "sarr.without_chain=teacher",
     "sarr.training.epochs=1",
     "sarr.training.batch_size=8",
     "sarr.training.micro_batch_size=4",

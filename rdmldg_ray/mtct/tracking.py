@@ -91,8 +91,9 @@ class _TensorBoard:
         upload_folder(Path(self.folder.name), self.location)
 
     def close(self) -> None:
-        self.save()
+        # Unlike flush, close waits for the writer's thread, which may be some events behind.
         self.writer.close()
+        upload_folder(Path(self.folder.name), self.location)
         self.folder.cleanup()
 
 

@@ -35,7 +35,8 @@ def train(ray_cluster, tmp_path_factory):
     def train(name, *overrides):
         from rdmldg_ray.mtct.trainer import train_stage
 
-        settings = ["mtct.warmup_ratio=0", "mtct.epochs=1", "data.augment=none", f"storage={root}"]
+        exact = ["model.mixed_precision=false", "data.augment=none"]
+        settings = [*exact, "mtct.warmup_ratio=0", "mtct.epochs=1", f"storage={root}"]
         config = load_config("demo", [*settings, *overrides])
         stage = f"{root}/{name}"
         train_stage(config, config.mtct, training_set, list(info.classes), stage, None, seed=0)
