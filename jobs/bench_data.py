@@ -42,7 +42,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.pathways import PathwayPrompts
-from rdmldg_ray.config import Config, PathwayWeights, TrainingConfig
+from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.samples import (
     SAMPLE_SCHEMA,
     DatasetInfo,
@@ -56,6 +56,7 @@ from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.loading import load_processor
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.ray_session import ray_session
+from rdmldg_ray.settings import PathwayWeights, TrainingConfig
 
 if TYPE_CHECKING:
     from rdmldg_ray.mtct.collate import MtctCollator, StepBatch

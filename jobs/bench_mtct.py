@@ -43,7 +43,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.chains.prompts import display_name
-from rdmldg_ray.config import LoraConfig
 from rdmldg_ray.domainbed.catalogue import ICONBED
 from rdmldg_ray.domainbed.samples import iconbed_file, iconbed_samples
 from rdmldg_ray.models.families import FAMILIES
@@ -52,6 +51,7 @@ from rdmldg_ray.models.loading import add_lora, load_processor
 from rdmldg_ray.mtct.collate import MicroBatch
 from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
+from rdmldg_ray.settings import LoraConfig
 
 OURS = ("shared", "two_pass", "padded", "chains_only")
 LEARNING_RATE = 5e-4

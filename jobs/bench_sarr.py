@@ -37,7 +37,7 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from rdmldg_ray.config import Config, SarrConfig, load_config
+from rdmldg_ray.config import Config, load_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, iconbed_info, write_iconbed
 from rdmldg_ray.domainbed.view import sample_index, take_part
 from rdmldg_ray.engines.engine import Request
@@ -46,6 +46,7 @@ from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.ray_session import ray_session
 from rdmldg_ray.sarr.round import generate_round
+from rdmldg_ray.settings import SarrConfig
 from rdmldg_ray.storage import read_images
 
 TEMPERATURE = 0.7

@@ -16,9 +16,9 @@ from typing import Any
 
 from rdmldg_ray import __version__
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
-from rdmldg_ray.config import Config
+from rdmldg_ray.config import Config, changes_no_result, flatten_settings
 from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.pipeline import Kind, Stage, changes_no_result, flatten_settings, plan_stages
+from rdmldg_ray.plan import Kind, Stage, plan_stages
 
 _ALWAYS = ("name", "storage", "data.held_out", "sarr.rounds", "evaluation")
 """Settings that no stage but an evaluation depends on: which folds and how many rounds are run does not

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.pipeline import Kind, Stage, count_samples, plan_stages
+from rdmldg_ray.plan import Kind, Stage, count_samples, plan_stages
 
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]

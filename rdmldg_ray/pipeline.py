@@ -4,7 +4,6 @@ Imports neither torch nor ray before a stage runs, so that planning a run is ins
 """
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -14,16 +13,17 @@ from rich.console import Console
 
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.store import read_chains
-from rdmldg_ray.config import Config, ConfigError, EnginesConfig, TrainingConfig, dump_config
-from rdmldg_ray.domainbed.folds import fold_domains, plan_folds
+from rdmldg_ray.config import Config, ConfigError, changes_no_result, dump_config, flatten_settings
+from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
-from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.domainbed.view import base_classes, sample_index, take_part
 from rdmldg_ray.evaluation.records import write_results
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.tracking import check_tracking
+from rdmldg_ray.plan import Stage, count_samples, keeps_engines, plan_stages
 from rdmldg_ray.progress import follow_progress, progress_bar
 from rdmldg_ray.report.rejections import print_round
+from rdmldg_ray.settings import TrainingConfig
 from rdmldg_ray.storage import (
     exists,
     join,
@@ -38,88 +38,6 @@ from rdmldg_ray.versions import VERSIONS_FILE, package_versions
 
 if TYPE_CHECKING:
     from rdmldg_ray.engines.pool import EnginePool
-
-Kind = Literal["mtct", "generate", "train", "evaluate"]
-
-
-_FREE_SETTINGS = (
-    "storage",
-    "model.max_length",
-    "workers.cpus_per_worker",
-    "workers.gradient_checkpointing",
-    "workers.max_failures",
-    "workers.scheduling_timeout_s",
-    "tracking",
-)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of Algorithm 1 for one held-out domain; ``name`` is also its folder below the run."""
-
-    held_out: str
-    """A fold: the held-out domain, or several joined by ``+``."""
-    kind: Kind
-    round: int
-    """0 for MTCT and for evaluations before SARR, 1..N for SARR; -1 for zero-shot."""
-
-    @property
-    def model(self) -> str:
-        """Which model the stage works with or makes: ``zero-shot``, ``mtct`` or ``sarr-<k>``."""
-        return "zero-shot" if self.round < 0 else "mtct" if self.round == 0 else f"sarr-{self.round}"
-
-    @property
-    def name(self) -> str:
-        if self.kind == "evaluate":
-            return f"{self.held_out}/evaluation/{self.model}"
-        folder = f"{self.held_out}/{self.model}"
-        return f"{folder}/candidates" if self.kind == "generate" else folder
-
-
-def keeps_engines(engines: EnginesConfig) -> bool:
-    """Whether idle engines stay while a stage trains.
-
-    An idle engine on CPU costs some memory and saves its start, half a minute; one on a GPU holds
-    most of the memory that training needs.
-    """
-    keep = engines.keep_while_training
-    return engines.gpus_per_engine == 0 if keep is None else keep
-
-
-def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
-    """All stages of a run in order.
-
-    Raises:
-        ConfigError: for a held-out domain that the data set does not have, or no domain left to train on.
-    """
-    try:
-        folds = plan_folds(config.data.held_out, info.environments)
-    except ValueError as error:
-        raise ConfigError(f"data.held_out: {info.name} has {error}") from None
-    stages = []
-    for domain in folds:
-        if config.evaluation.zero_shot:
-            stages.append(Stage(domain, "evaluate", -1))
-        stages += [Stage(domain, "mtct", 0), Stage(domain, "evaluate", 0)]
-        for number in range(1, config.sarr.rounds + 1):
-            stages += [Stage(domain, kind, number) for kind in ("generate", "train", "evaluate")]
-    return stages
-
-
-def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:
-    """Images that a stage reads; for a round's training an upper bound, since the filter decides, and so
-    wherever only the base classes are read."""
-    data = config.data
-    sizes = {}
-    for number, domain in enumerate(info.environments):
-        kept, held = split_indices(info.size(domain), data.trial_seed, number, data.holdout_fraction)
-        sizes[domain] = (len(kept), len(held))
-    part = 1 if stage.kind == "evaluate" else 0
-    held_out = fold_domains(stage.held_out)
-    images = sum(size[part] for domain, size in sizes.items() if domain not in held_out)
-    if stage.kind == "evaluate":
-        images += sum(sum(sizes[domain]) for domain in held_out)
-    return images
 
 
 class Pipeline:
@@ -419,21 +337,7 @@ class Pipeline:
         return self._pool
 
 
-def changes_no_result(key: str) -> bool:
-    """Whether a setting changes how a run goes but not what comes out."""
-    return key in _FREE_SETTINGS or (key.startswith("engines.") and key != "engines.dtype")
-
-
 def _with_constants(table: pa.Table, values: dict[str, Any]) -> pa.Table:
     for name, value in values.items():
         table = table.append_column(name, pa.array([value] * len(table)))
     return table
-
-
-def flatten_settings(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as values by dotted path."""
-    if not isinstance(tree, dict):
-        return {prefix.rstrip("."): tree}
-    return {
-        k: v for key, child in tree.items() for k, v in flatten_settings(child, f"{prefix}{key}.").items()
-    }

@@ -15,7 +15,8 @@ from rich.console import Console
 from rdmldg_ray.config import Config
 from rdmldg_ray.content import stage_addresses
 from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.pipeline import Pipeline, Stage
+from rdmldg_ray.pipeline import Pipeline
+from rdmldg_ray.plan import Stage
 from rdmldg_ray.sarr.selection import CANDIDATES, KEPT, REJECTIONS
 from rdmldg_ray.storage import (
     exists,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rdmldg_ray.domainbed.samples import read_dataset_info
-from rdmldg_ray.pipeline import Stage, plan_stages
+from rdmldg_ray.plan import Stage, plan_stages
 from rdmldg_ray.progress import PROGRESS_FILE
 from rdmldg_ray.report.results import RunResults, read_run
 from rdmldg_ray.storage import exists, join, read_json

@@ -18,9 +18,10 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from rdmldg_ray.config import Config, ConfigError, EnginesConfig
+from rdmldg_ray.config import Config, ConfigError
 from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.pipeline import Stage, keeps_engines, plan_stages
+from rdmldg_ray.plan import Stage, keeps_engines, plan_stages
+from rdmldg_ray.settings import EnginesConfig
 from rdmldg_ray.sharing import SharingPipeline
 from rdmldg_ray.storage import as_uri, exists, join, read_bytes, read_json, write_bytes
 from rdmldg_ray.sweep_space import Range, SweepSpace, count_evaluations, score, trial_row

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rdmldg_ray.config import Config, ConfigError, Pathway
+from rdmldg_ray.config import Config, ConfigError
+from rdmldg_ray.settings import Pathway
 from rdmldg_ray.variants import with_settings
 
 SPACES = Path(__file__).parent / "spaces"

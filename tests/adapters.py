@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import torch
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
-from rdmldg_ray.config import LoraConfig, ModelConfig
 from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.loading import add_lora, load_base, load_processor
 from rdmldg_ray.models.parity import PARITY_FILE
+from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 
 def write_adapter(folder: Path, base: Path, class_names: list[str], rows: list[dict]) -> None:

@@ -116,8 +116,8 @@ def random_base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def load_random_base(random_base):
     """Load the random model afresh, in float32."""
-    from rdmldg_ray.config import ModelConfig
     from rdmldg_ray.models.loading import load_base
+    from rdmldg_ray.settings import ModelConfig
 
     return lambda: load_base(random_base, ModelConfig(dtype="float32"))
 
@@ -139,9 +139,9 @@ def prompts(processor, info):
 @pytest.fixture
 def collate(prompts):
     """Collate rows into one worker's share of a step."""
-    from rdmldg_ray.config import PathwayWeights
     from rdmldg_ray.mtct.collate import MtctCollator
     from rdmldg_ray.mtct.schedule import BatchPlan
+    from rdmldg_ray.settings import PathwayWeights
 
     both = PathwayWeights()
 

@@ -14,7 +14,7 @@ from rdmldg_ray.cli import app
 from rdmldg_ray.config import load_config
 from rdmldg_ray.domainbed.samples import read_dataset_info, write_iconbed
 from rdmldg_ray.models.folder import TINY_BASE
-from rdmldg_ray.pipeline import plan_stages
+from rdmldg_ray.plan import plan_stages
 from rdmldg_ray.storage import write_json
 
 HEAVY = ("torch", "ray", "transformers", "vllm", "deepspeed")

@@ -6,7 +6,7 @@ import sweep_records as made
 from test_cli import mistake, rdmldg
 
 from rdmldg_ray.domainbed.samples import read_dataset_info
-from rdmldg_ray.pipeline import plan_stages
+from rdmldg_ray.plan import plan_stages
 from rdmldg_ray.storage import list_folders, write_json
 from rdmldg_ray.variants import ablation_configs, trial_configs
 

@@ -3,7 +3,7 @@ import pytest
 from rdmldg_ray.config import load_config
 from rdmldg_ray.content import count_shared, stage_addresses
 from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.pipeline import plan_stages
+from rdmldg_ray.plan import plan_stages
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
 

@@ -10,7 +10,7 @@ from rdmldg_ray.cli import app
 from rdmldg_ray.config import dump_config, load_config
 from rdmldg_ray.domainbed.samples import iconbed_info
 from rdmldg_ray.estimate import Calibration, Prices, calibrate, estimate, read_calibration, total
-from rdmldg_ray.pipeline import count_samples, plan_stages
+from rdmldg_ray.plan import count_samples, plan_stages
 from rdmldg_ray.storage import write_bytes, write_json
 
 RATES = Calibration(

@@ -10,7 +10,8 @@ from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config import ConfigError, load_config
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.pipeline import Pipeline, Stage, count_samples, plan_stages
+from rdmldg_ray.pipeline import Pipeline
+from rdmldg_ray.plan import Stage, count_samples, plan_stages
 from rdmldg_ray.storage import read_table, write_table
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})

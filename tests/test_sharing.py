@@ -11,7 +11,7 @@ from rdmldg_ray.config import load_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
 from rdmldg_ray.evaluation.records import read_results
-from rdmldg_ray.pipeline import Stage
+from rdmldg_ray.plan import Stage
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
 from rdmldg_ray.sharing import SharingPipeline
 from rdmldg_ray.storage import join, read_json, read_table, write_bytes, write_table

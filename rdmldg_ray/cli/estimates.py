@@ -11,7 +11,7 @@ from rdmldg_ray.cli.base import Debug, Storage, absolute, app, console, mistakes
 from rdmldg_ray.config import Config, parse_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.estimate import calibrate
-from rdmldg_ray.pipeline import plan_stages
+from rdmldg_ray.plan import plan_stages
 from rdmldg_ray.storage import exists, join, list_entries, read_bytes, read_json
 
 

@@ -20,7 +20,7 @@ from rdmldg_ray.cli.runs import open_dataset, planned_dataset, resolve_config
 from rdmldg_ray.config import Config, dump_config
 from rdmldg_ray.content import count_shared
 from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.pipeline import plan_stages
+from rdmldg_ray.plan import plan_stages
 from rdmldg_ray.report.plots import parallel_coordinates
 from rdmldg_ray.report.rows import rows_csv, rows_table
 from rdmldg_ray.storage import join, write_bytes

@@ -13,8 +13,9 @@ import ray.data
 from ray.exceptions import RayError, RayTaskError
 
 from rdmldg_ray.cluster_room import describe_cluster
-from rdmldg_ray.config import Config, EnginesConfig
+from rdmldg_ray.config import Config
 from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, LoadReport, Request
+from rdmldg_ray.settings import EnginesConfig
 from rdmldg_ray.storage import read_images
 
 _READ_CPUS = 0.25

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.format import conclusion_of, match_class
-from rdmldg_ray.config import Config, Pathway
+from rdmldg_ray.config import Config
 from rdmldg_ray.engines.engine import Request
 from rdmldg_ray.engines.pool import EnginePool
+from rdmldg_ray.settings import Pathway
 
 PREDICTION_SCHEMA = pa.schema(
     [

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-from rdmldg_ray.config import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import Family
+from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _TRAINED_WEIGHTS = "trained{suffix}.safetensors"  # in shards when they are large

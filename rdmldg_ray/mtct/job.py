@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.config import Config
 from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.settings import TrainingConfig
 
 
 @dataclass(frozen=True)

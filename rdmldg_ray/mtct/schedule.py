@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rdmldg_ray.config import TrainingConfig
+from rdmldg_ray.settings import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rdmldg_ray.cluster_room import wait_for_room
-from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.config import Config
 from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import READ_CPUS, training_stream
+from rdmldg_ray.settings import TrainingConfig
 from rdmldg_ray.storage import as_uri, delete_file, exists, join, read_bytes, write_bytes
 
 _RAY_TRAIN_FOLDER = "checkpoints"

@@ -14,7 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from rdmldg_ray import __version__
-from rdmldg_ray.config import dump_config
+from rdmldg_ray.config import dump_config, flatten_settings
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.report.gallery import Card, make_gallery
 from rdmldg_ray.report.plots import Point, bars, lines
@@ -114,7 +114,7 @@ def headline(runs: Sequence[RunResults]) -> Table:
 def _differences(runs: Sequence[RunResults]) -> Table | None:
     if len(runs) < 2:
         return None
-    flat = {run.name: _flatten(run.config.model_dump(mode="json")) for run in runs}
+    flat = {run.name: flatten_settings(run.config.model_dump(mode="json")) for run in runs}
     rows = [
         [key, *(_shown(values[name]) for name in flat)] for key, values in config_differences(flat).items()
     ]
@@ -305,9 +305,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix.rstrip("."): tree}
-    return {k: v for key, child in tree.items() for k, v in _flatten(child, f"{prefix}{key}.").items()}

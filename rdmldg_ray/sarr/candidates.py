@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from rdmldg_ray.config import FilterConfig
 from rdmldg_ray.sarr.filter import judge
 from rdmldg_ray.sarr.scores import repetition
+from rdmldg_ray.settings import FilterConfig
 
 CANDIDATE_SCHEMA = pa.schema(
     [

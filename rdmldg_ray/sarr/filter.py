@@ -5,7 +5,7 @@ from typing import Any
 
 from rdmldg_ray.chains.format import conclusion_of
 from rdmldg_ray.chains.verdict import Verdict, judge_text
-from rdmldg_ray.config import FilterConfig
+from rdmldg_ray.settings import FilterConfig
 
 BAD_IMAGE = "bad_image"
 

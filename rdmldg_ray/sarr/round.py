@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
-from rdmldg_ray.config import SarrConfig
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.sarr.sampling import draw_candidates
 from rdmldg_ray.sarr.selection import CANDIDATES, select_chains, write_candidates
+from rdmldg_ray.settings import SarrConfig
 from rdmldg_ray.storage import delete_folder, join
 
 

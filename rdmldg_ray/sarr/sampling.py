@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from rdmldg_ray.config import SarrConfig
 from rdmldg_ray.engines.engine import Request
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.sarr.candidates import judge_answers, label_probabilities
 from rdmldg_ray.sarr.filter import is_hopeless
+from rdmldg_ray.settings import SarrConfig
 
 
 def draw_candidates(

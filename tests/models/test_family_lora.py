@@ -6,9 +6,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-from rdmldg_ray.config import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.models.loading import add_lora, load_base, load_trained, save_trained, train_parts
+from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 MODEL_TYPES = sorted(set(FAMILIES) - {"smolvlm"})
 

@@ -3,7 +3,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from rdmldg_ray.config import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.loading import (
@@ -14,6 +13,7 @@ from rdmldg_ray.models.loading import (
     save_merged,
     save_trained,
 )
+from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 FLOAT32 = ModelConfig(dtype="float32")
 MODULES = {"vision": "vision_model", "connector": "connector", "decoder": "text_model"}

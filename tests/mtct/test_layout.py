@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rdmldg_ray.config import PathwayWeights
 from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
+from rdmldg_ray.settings import PathwayWeights
 
 PREFIXES = [[10, 11, 12], [20, 21]]
 BRANCHES = [

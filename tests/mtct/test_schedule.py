@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.config import TrainingConfig
 from rdmldg_ray.mtct.schedule import BatchPlan, answer_lengths
+from rdmldg_ray.settings import TrainingConfig
 
 # samples, workers, epochs, batch, micro batch: even and uneven, one step and many.
 PLANS = [

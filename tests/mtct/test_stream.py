@@ -21,7 +21,8 @@ SOURCES, HELD_OUT = ("flat", "gradient", "sketch"), "paint"
 STREAM = """
 import json, sys
 from rdmldg_ray.chains.attach import attach_chains
-from rdmldg_ray.config import Config, TrainingConfig
+from rdmldg_ray.config import Config
+from rdmldg_ray.settings import TrainingConfig
 from rdmldg_ray.ray_session import ray_session
 import test_stream
 from rdmldg_ray.mtct.schedule import BatchPlan

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from rdmldg_ray.chains.format import STAGES, render_chain
-from rdmldg_ray.config import SarrConfig
 from rdmldg_ray.engines.engine import ANSWER_SCHEMA, Request
 from rdmldg_ray.sarr.replay import Draws
 from rdmldg_ray.sarr.sampling import draw_candidates
+from rdmldg_ray.settings import SarrConfig
 
 CLASSES = ["bird", "tool"]
 SAMPLES = pa.table(
