@@ -11,8 +11,13 @@ PINS := $(VENV)/requirements-cpu.txt
 demo: setup
 	$(BIN)/rdmldg demo
 
-test: lint
+test: lint $(VENV)/torchvision-for-tests
 	$(BIN)/python -m pytest
+
+# Apart from the rest, since transformers imports torchvision wherever it is installed, which fails beside the
+# CPU build of torch; see tests/engines/test_families_real.py.
+$(VENV)/torchvision-for-tests: | setup
+	$(BIN)/pip install --quiet --no-deps --target $@ torchvision==0.28.0
 
 lint: setup
 	$(BIN)/ruff check .

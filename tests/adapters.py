@@ -38,5 +38,8 @@ def _logprobs(model, prompts: PathwayPrompts, row: dict) -> list[float]:
     encoded = prompts.encode([decode_image(row["id"], row["image"])])
     target = prompts.target_ids(row["chain"])
     ids = torch.tensor([encoded.prefixes[0] + prompts.reasoning_tail + target])
-    logits = model(input_ids=ids, use_cache=False, **encoded.model_inputs).logits[0, -len(target) - 1 : -1]
+    inputs = dict(encoded.model_inputs)
+    if "image_grid_thw" in inputs:  # without it, Qwen's positions are plain ones
+        inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    logits = model(input_ids=ids, use_cache=False, **inputs).logits[0, -len(target) - 1 : -1]
     return logits.float().log_softmax(-1).gather(1, torch.tensor(target)[:, None]).flatten().tolist()

@@ -19,6 +19,8 @@ class Family:
     decoder: str
     positions: Literal["sequence", "mrope"] = "sequence"
     """One position for each token, or three (time, height, width), as multimodal RoPE has them."""
+    published: tuple[tuple[str, str], ...] = ()
+    """Prefixes of weights as transformers 5 saves them, and as published checkpoints and vLLM have them."""
 
     def prefix(self, part: str) -> str:
         """Module prefix of ``vision``, ``connector`` or ``decoder``."""
@@ -46,6 +48,7 @@ FAMILIES = {
         vision="model.vision_tower",
         connector="model.multi_modal_projector",
         decoder="model.language_model",
+        published=(("vision_tower.", "vision_tower.vision_model."),),
     ),
     "qwen2_5_vl": Family(
         name="Qwen2.5-VL",

@@ -4,6 +4,7 @@ It leaves a folder either way: an adapter in peft's own format, or, of a full fi
 that were trained. Base and folder together are the model.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-from rdmldg_ray.models.families import Family
+from rdmldg_ray.models.families import FAMILIES, Family
 from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -105,8 +106,37 @@ def load_merged(base: Path, trained: Path, config: ModelConfig) -> PreTrainedMod
 
 def save_merged(base: Path, trained: Path, config: ModelConfig, target: Path) -> None:
     """Write ``load_merged`` as a plain model folder that transformers and vLLM load."""
-    load_merged(base, trained, config).save_pretrained(target)
+    save_published(load_merged(base, trained, config), target)
     load_processor(base).save_pretrained(target)
+
+
+def save_published(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model under the names of published checkpoints, which transformers and vLLM both load."""
+    model.save_pretrained(folder)
+    rename_published(folder, FAMILIES[model.config.model_type])
+
+
+def rename_published(folder: Path, family: Family) -> None:
+    """Rename the weights that transformers has saved, as ``Family.published`` says."""
+    if not family.published:
+        return
+
+    def published(name: str) -> str:
+        for saved, known in family.published:
+            # A model that came from a published checkpoint is saved under its names.
+            if name.startswith(saved) and not name.startswith(known):
+                return known + name.removeprefix(saved)
+        return name
+
+    def renamed(weights: dict[str, Any]) -> dict[str, Any]:
+        return {published(name): weight for name, weight in weights.items()}
+
+    for file in folder.glob("*.safetensors"):
+        save_file(renamed(load_file(file)), file, metadata={"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        content = json.loads(index.read_text())
+        index.write_text(json.dumps(content | {"weight_map": renamed(content["weight_map"])}))
 
 
 def _with_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

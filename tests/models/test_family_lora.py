@@ -1,13 +1,24 @@
 """LoRA in both towers, full fine-tuning, and the merged export, in every supported family."""
 
+import json
+
 import families
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from rdmldg_ray.models.families import FAMILIES
-from rdmldg_ray.models.loading import add_lora, load_base, load_trained, save_trained, train_parts
+from rdmldg_ray.models.loading import (
+    add_lora,
+    load_base,
+    load_trained,
+    rename_published,
+    save_published,
+    save_trained,
+    train_parts,
+)
 from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 MODEL_TYPES = sorted(set(FAMILIES) - {"smolvlm"})
@@ -50,11 +61,30 @@ def test_the_merged_export_read_back_by_plain_transformers_has_equal_logits(exam
     adapted.save_pretrained(tmp_path / "adapter")
 
     base = load_base(tmp_path / "base", ModelConfig(dtype="float32"))
-    PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().save_pretrained(
-        tmp_path / "merged"
+    save_published(
+        PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload(), tmp_path / "merged"
     )
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     torch.testing.assert_close(run(example, plain), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_clip_tower_of_llava_is_written_as_in_published_checkpoints_in_shards_too(tmp_path):
+    model = families.make("llava").model
+    save_published(model, tmp_path / "whole")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    assert "vision_tower.vision_model.embeddings.class_embedding" in whole
+    assert not any(name.startswith("vision_tower.embeddings") for name in whole)
+    save_published(load_base(tmp_path / "whole", ModelConfig(dtype="float32")), tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == whole.keys()
+
+    model.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    names = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())["weight_map"]
+    rename_published(tmp_path / "shards", FAMILIES["llava"])
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index.keys() == whole.keys()
+    assert len(names) == len(index)
+    for name, file in index.items():
+        assert torch.equal(load_file(tmp_path / "shards" / file)[name], whole[name])
 
 
 @pytest.mark.parametrize("part", ["vision", "connector", "decoder"])
