@@ -6,18 +6,18 @@ BIN := $(VENV)/bin
 # A copy of the pins that .venv was made from: other pins, another .venv.
 PINS := $(VENV)/requirements-cpu.txt
 
+TORCHVISION := $(VENV)/torchvision-for-tests
+
 .PHONY: demo test lint clean setup
 
 demo: setup
 	$(BIN)/rdmldg demo
 
-test: lint $(VENV)/torchvision-for-tests
+# torchvision lies apart from the rest, since transformers imports it wherever it is installed, which fails
+# beside the CPU build of torch; see tests/engines/test_families_real.py.
+test: lint
+	@test -d $(TORCHVISION) || $(BIN)/pip install --quiet --no-deps --target $(TORCHVISION) torchvision==0.28.0
 	$(BIN)/python -m pytest
-
-# Apart from the rest, since transformers imports torchvision wherever it is installed, which fails beside the
-# CPU build of torch; see tests/engines/test_families_real.py.
-$(VENV)/torchvision-for-tests: | setup
-	$(BIN)/pip install --quiet --no-deps --target $@ torchvision==0.28.0
 
 lint: setup
 	$(BIN)/ruff check .

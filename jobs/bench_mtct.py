@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -393,7 +393,8 @@ def main() -> int:
     for name in args.models.split(","):
         models[name] = {}
         for shape in args.shapes.split(","):
-            models[name][shape] = measure(name, SHAPES[shape], args.rounds)
+            with redirect_stdout(sys.stderr):  # of libraries that print
+                models[name][shape] = measure(name, SHAPES[shape], args.rounds)
             print(name, shape, json.dumps(models[name][shape]), file=sys.stderr)
     result = {
         "torch": torch.__version__,

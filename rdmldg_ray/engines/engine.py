@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,7 +60,7 @@ ANSWER_SCHEMA = pa.schema(
         ("logprob", pa.float64()),  # sum over the answer's tokens, in nats
         ("finished", pa.bool_()),  # ended by itself, not by the token limit
         ("label_logprob", pa.float64()),  # of the label by the direct pathway, in nats; null unless asked for
-        ("error", pa.string()),  # why there is no answer: what is wrong with the image
+        ("error", pa.string()),  # why there is no answer: the image does not decode, or is too large
     ]
 )
 
@@ -84,6 +84,8 @@ class _Work:
     prompts: list[dict[str, Any]]
     sampling: list[Any]
     ids: list[str] | None = None
+    refused: dict[int, str] = field(default_factory=dict)
+    """Why vLLM does not take a prompt, by its number."""
 
 
 class Engine:
@@ -131,7 +133,8 @@ class Engine:
     def generate(self, batch: pa.Table, request: Request) -> pa.Table:
         """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``.
 
-        A row whose image does not decode gets its error for an answer.
+        A row whose image does not decode, or takes more tokens than there is room for, gets its error
+        for an answer.
 
         Args:
             batch: has ``label`` as well when the request asks to score it.
@@ -146,10 +149,15 @@ class Engine:
             [{"prompt": prompt, "multi_modal_data": {"image": image}} for image in images.values()],
             [self._sampling(request, sample_id) for sample_id in images],
         )
+        answers = dict(zip(images, outputs, strict=True))
+        for sample_id, output in answers.items():
+            if isinstance(output, str):
+                errors[sample_id] = f"{sample_id}: {output}"
+                del images[sample_id]
         labels = self._label_logprobs(batch, images) if request.score_label else {}
         rows: list[dict[str, Any]] = [{"id": i, "error": error, **_NO_ANSWER} for i, error in errors.items()]
-        for sample_id, output in zip(images, outputs, strict=True):
-            [answer] = output.outputs
+        for sample_id in images:
+            [answer] = answers[sample_id].outputs
             rows.append(
                 {
                     "id": sample_id,
@@ -189,8 +197,11 @@ class Engine:
                 {"prompt_token_ids": prompt + ids, "multi_modal_data": {"image": image}}
                 for image, ids in zip(images, target_ids, strict=True)
             ],
-            [SamplingParams(max_tokens=1, prompt_logprobs=0)] * len(images),
+            [SamplingParams(max_tokens=1, prompt_logprobs=0) for _ in images],
         )
+        for output in outputs:
+            if isinstance(output, str):
+                raise ValueError(f"a prompt with its target cannot be scored: {output}")
         return [
             [
                 found[token].logprob
@@ -200,7 +211,7 @@ class Engine:
         ]
 
     def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
-        """Answers of vLLM, in the order of the prompts.
+        """Answers of vLLM, in the order of the prompts; for one that it refuses, why.
 
         Called from two threads, for one batch each: whoever has the lock adds what is new and takes
         a step for both. So the end of a batch, when few answers are unfinished, is filled with the
@@ -213,15 +224,27 @@ class Engine:
         while not self._answered_all(work):
             with self._lock, _failures_named():
                 while self._incoming:
-                    new = self._incoming.popleft()
-                    added = self.llm.enqueue(new.prompts, new.sampling, use_tqdm=False)
-                    # What vLLM returns has a random suffix, which its outputs lack.
-                    new.ids = [request_id.split("-")[0] for request_id in added]
+                    self._enqueue(self._incoming.popleft())
                 if not self._answered_all(work):
                     for output in self.llm.llm_engine.step():
                         self._answers[output.request_id] = output
         assert work.ids is not None
-        return [self._answers.pop(request_id) for request_id in work.ids]
+        taken = iter(work.ids)
+        numbers = range(len(prompts))
+        return [work.refused[n] if n in work.refused else self._answers.pop(next(taken)) for n in numbers]
+
+    def _enqueue(self, work: _Work) -> None:
+        ids = []
+        # One by one, since vLLM drops all of a list when it refuses one.
+        for number, (prompt, sampling) in enumerate(zip(work.prompts, work.sampling, strict=True)):
+            try:
+                [request_id] = self.llm.enqueue(prompt, sampling, use_tqdm=False)
+            except ValueError as error:
+                work.refused[number] = " ".join(str(error).split())
+            else:
+                # What vLLM returns has a random suffix, which its outputs lack.
+                ids.append(request_id.split("-")[0])
+        work.ids = ids
 
     def _answered_all(self, work: "_Work") -> bool:
         return work.ids is not None and all(request_id in self._answers for request_id in work.ids)

@@ -62,11 +62,11 @@ def pool(pipeline):
     """Make a pool with some settings; it is closed at the end."""
     pools = []
 
-    def make(model=None, **engines):
+    def make(model=None, max_length=512, **engines):
         config = pipeline.config
         changed = {"engines": config.engines.model_copy(update=engines)}
-        if model:
-            changed["model"] = config.model.model_copy(update={"path": str(model)})
+        own = {"max_length": max_length} | ({"path": str(model)} if model else {})
+        changed["model"] = config.model.model_copy(update=own)
         pools.append(EnginePool(config.model_copy(update=changed), CLASSES))
         return pools[-1]
 
@@ -157,6 +157,15 @@ def test_fewer_engines_than_asked_for_will_do(pool, samples):
     answers = pa.concat_tables(engines.generate(samples, DIRECT))
     assert sorted(answers["id"].to_pylist()) == sorted(samples["id"].to_pylist())
     assert sum(member.serves for member in engines._members) == 1
+
+
+def test_an_image_with_more_tokens_than_there_is_room_for_gets_its_error(pool, samples):
+    engines = pool(num_engines=1, max_length=40)
+    engines.load(None)
+    [answers] = engines.generate(samples.slice(0, 2), DIRECT)
+    for row in answers.to_pylist():
+        assert row["error"].startswith(f"{row['id']}: ")
+        assert "40" in row["error"]
 
 
 def test_an_engine_with_another_image_size_is_stopped(pool, adapter, tmp_path):
