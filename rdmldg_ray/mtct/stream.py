@@ -6,12 +6,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from ray.data import ExecutionOptions, ExecutionResources
 
 from rdmldg_ray.mtct.schedule import BatchPlan, answer_lengths
 from rdmldg_ray.storage import read_images
 
 # Reading and joining is light work; a fraction of a core lets it run beside the workers.
 READ_CPUS = 0.25
+# What is read ahead of each worker, in the object store: many steps. Without a bound,
+# Ray Data reads on until the store is nearly full.
+_AHEAD_BYTES = 256 * 2**20
+
+
+def stream_options(num_workers: int) -> ExecutionOptions:
+    """How Ray Data is to run a ``training_stream``: in its order, and not too far ahead."""
+    ahead = ExecutionResources.for_limits(object_store_memory=num_workers * _AHEAD_BYTES)
+    return ExecutionOptions(preserve_order=True, resource_limits=ahead)
 
 
 def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset:

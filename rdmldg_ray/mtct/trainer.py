@@ -4,7 +4,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -13,7 +12,7 @@ from rdmldg_ray.config import Config
 from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
-from rdmldg_ray.mtct.stream import READ_CPUS, training_stream
+from rdmldg_ray.mtct.stream import READ_CPUS, stream_options, training_stream
 from rdmldg_ray.settings import TrainingConfig
 from rdmldg_ray.storage import as_uri, delete_file, exists, join, read_bytes, write_bytes
 
@@ -59,7 +58,7 @@ def train_stage(
         _train_worker,
         train_loop_config={"job": job},
         datasets={"train": training_stream(training_set, plan)},
-        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        dataset_config=DataConfig(execution_options=stream_options(workers.num_workers)),
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers, use_gpu=on_gpu, resources_per_worker=resources
         ),
