@@ -217,15 +217,9 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def print_estimate(
-    console: Console,
-    config: Config,
-    info: DatasetInfo,
-    rates: Calibration,
-    prices: tuple[float, float],
+    console: Console, config: Config, rows: Sequence[Estimate], rates: Calibration, prices: Prices
 ) -> None:
     """Print what a run would take, by kind of stage."""
-    rows = estimate(config, info, rates)
-    paid = Prices(worker_hour=prices[0], gb_month=prices[1])
     table = Table(title=f"estimate by the rates of {rates.model} on {rates.machine}")
     for column in ("stages", "number", "images", "hours", "GPU hours", "chains", "tokens", "GB", "$"):
         table.add_column(column, justify="left" if column == "stages" else "right")
@@ -233,7 +227,7 @@ def print_estimate(
         table.columns[4].header = "worker hours"
     for name, row in [*((row.kind, row) for row in rows), ("all", total(rows))]:
         numbers = [f"{row.hours:.2f}", f"{row.worker_hours:.2f}", str(row.chains), str(row.tokens)]
-        sums = [f"{row.bytes / 1e9:.2f}", f"{row.cost(paid):.2f}"]
+        sums = [f"{row.bytes / 1e9:.2f}", f"{row.cost(prices):.2f}"]
         table.add_row(name, str(row.stages), str(row.images), *numbers, *sums)
     console.print(table)
     if rates.model != config.model.path:

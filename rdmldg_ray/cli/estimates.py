@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rdmldg_ray.cli.base import Debug, Storage, absolute, app, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
 from rdmldg_ray.config import Config, parse_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.estimate import calibrate
 from rdmldg_ray.plan import plan_stages
-from rdmldg_ray.storage import exists, join, list_entries, read_bytes, read_json
+from rdmldg_ray.storage import absolute, exists, join, list_entries, read_bytes, read_json
 
 
 @app.command("calibrate")
@@ -20,10 +20,11 @@ def calibrate_command(
     run_name: Annotated[str, typer.Argument(help="Name of a finished run with a round of SARR.")],
     out: Annotated[Path, typer.Argument(help="File to write, for `run --dry-run --calibration`.")],
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure, from what a run took, the rates that estimates of other runs are made with."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         root = absolute(storage or Config().storage)
         location = join(root, "runs", run_name)
         if not exists(join(location, "state.json")):
@@ -46,3 +47,4 @@ def calibrate_command(
         found = calibrate(config, info, state, rates, sizes, machine)
         out.write_text(found.model_dump_json(indent=2) + "\n")
         console.print(f"{out}: the rates of run '{run_name}'", highlight=False, soft_wrap=True)
+        answer(found.model_dump())

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from rdmldg_ray.cli.base import Debug, Storage, absolute, app, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Storage, app, console, mistakes_explained
 from rdmldg_ray.config import Config
+from rdmldg_ray.storage import absolute
 
 
 @app.command()

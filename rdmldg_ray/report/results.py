@@ -36,6 +36,10 @@ class RunResults:
     def models(self, held_out: str) -> list[str]:
         return models(self.state, held_out)
 
+    def accuracy(self, held_out: str, model: str) -> dict[str, dict[str, float]]:
+        """Shares of right answers by pathway, then by ``target_in``, ``target_all`` and ``validation``."""
+        return self.state[f"{held_out}/evaluation/{model}"]["accuracy"]
+
     def read(self, *path: str) -> bytes | None:
         """A file of the run; None when it is not there."""
         location = join(self.location, *path)
