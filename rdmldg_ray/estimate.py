@@ -57,6 +57,10 @@ class Prices(_File):
     """Of one training worker or one engine; with one GPU each, the price of a GPU and its share of a node."""
     gb_month: _NotNegative = 0.0
 
+    def of(self, worker_hours: float, size: int) -> float:
+        """US dollars for hours of workers or engines, and for bytes that lie there for a month."""
+        return worker_hours * self.worker_hour + size / 1e9 * self.gb_month
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -75,7 +79,7 @@ class Estimate:
 
     def cost(self, prices: Prices) -> float:
         """US dollars, with storage for a month."""
-        return self.worker_hours * prices.worker_hour + self.bytes / 1e9 * prices.gb_month
+        return prices.of(self.worker_hours, self.bytes)
 
 
 def estimate(config: Config, info: DatasetInfo, rates: Calibration) -> list[Estimate]:
@@ -91,36 +95,38 @@ def estimate(config: Config, info: DatasetInfo, rates: Calibration) -> list[Esti
     return list(rows.values())
 
 
+def devices(config: Config, kind: Kind) -> int:
+    """Workers or engines that a stage of a kind has."""
+    return config.workers.num_workers if kind in ("mtct", "train") else config.engines.num_engines
+
+
 def total(rows: Sequence[Estimate]) -> Estimate:
     """All rows as one; ``kind`` is the first's."""
     return _sum(rows)
 
 
 def _one(config: Config, rates: Calibration, stage: Stage, images: int) -> Estimate:
-    chains, tokens = 0, 0
+    chains, tokens, count = 0, 0, devices(config, stage.kind)
     if stage.kind in ("mtct", "train"):
         training = config.mtct if stage.kind == "mtct" else config.sarr.training
-        devices = config.workers.num_workers
         if stage.kind == "train" and config.sarr.without_chain == "drop":
             images = round(images * rates.kept_share)
-        work = images * training.epochs / rates.train_images_per_s / devices
+        work = images * training.epochs / rates.train_images_per_s / count
         seconds = rates.train_start_s + work
         size = rates.bytes_per_training
     elif stage.kind == "generate":
-        devices = config.engines.num_engines
         sarr = config.sarr
         draws = sarr.max_attempts if sarr.sampling == "fixed" else rates.candidates_per_image
         chains = round(images * min(draws, sarr.max_attempts))
         tokens = round(chains * rates.tokens_per_candidate)
-        seconds = chains / rates.candidates_per_s / devices
+        seconds = chains / rates.candidates_per_s / count
         size = chains * rates.bytes_per_candidate
     else:
-        devices = config.engines.num_engines
         answers = images * len(config.evaluation.pathways)
-        seconds = answers / rates.answers_per_s / devices
+        seconds = answers / rates.answers_per_s / count
         size = answers * rates.bytes_per_answer
     hours = seconds / 3600
-    return Estimate(stage.kind, 1, images, hours, hours * devices, chains, tokens, round(size))
+    return Estimate(stage.kind, 1, images, hours, hours * count, chains, tokens, round(size))
 
 
 def _sum(rows: Sequence[Estimate]) -> Estimate:
@@ -217,15 +223,9 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def print_estimate(
-    console: Console,
-    config: Config,
-    info: DatasetInfo,
-    rates: Calibration,
-    prices: tuple[float, float],
+    console: Console, config: Config, rows: Sequence[Estimate], rates: Calibration, prices: Prices
 ) -> None:
     """Print what a run would take, by kind of stage."""
-    rows = estimate(config, info, rates)
-    paid = Prices(worker_hour=prices[0], gb_month=prices[1])
     table = Table(title=f"estimate by the rates of {rates.model} on {rates.machine}")
     for column in ("stages", "number", "images", "hours", "GPU hours", "chains", "tokens", "GB", "$"):
         table.add_column(column, justify="left" if column == "stages" else "right")
@@ -233,7 +233,7 @@ def print_estimate(
         table.columns[4].header = "worker hours"
     for name, row in [*((row.kind, row) for row in rows), ("all", total(rows))]:
         numbers = [f"{row.hours:.2f}", f"{row.worker_hours:.2f}", str(row.chains), str(row.tokens)]
-        sums = [f"{row.bytes / 1e9:.2f}", f"{row.cost(paid):.2f}"]
+        sums = [f"{row.bytes / 1e9:.2f}", f"{row.cost(prices):.2f}"]
         table.add_row(name, str(row.stages), str(row.images), *numbers, *sums)
     console.print(table)
     if rates.model != config.model.path:

@@ -67,16 +67,13 @@ class Pipeline:
         complete = self.state()
         return [stage for stage in self.stages if stage.name not in complete]
 
-    def workload(self, stage: Stage) -> tuple[str, str]:
-        """Images and optimizer steps of a stage as text; for a round's training upper bounds."""
+    def workload(self, stage: Stage) -> tuple[int, int | None]:
+        """Images and optimizer steps of a stage; for a round's training upper bounds."""
         images = count_samples(self.config, self.info, stage)
-        workers = self.config.workers.num_workers
-        if stage.kind == "mtct":
-            return str(images), str(BatchPlan.make(images, workers, self.config.mtct, 0).total_steps)
-        if stage.kind == "train":
-            plan = BatchPlan.make(images, workers, self.config.sarr.training, 0)
-            return f"<= {images}", f"<= {plan.total_steps}"
-        return str(images), ""
+        if stage.kind not in ("mtct", "train"):
+            return images, None
+        training = self.config.mtct if stage.kind == "mtct" else self.config.sarr.training
+        return images, BatchPlan.make(images, self.config.workers.num_workers, training, 0).total_steps
 
     def prepare(self) -> None:
         """Record the config of a new run; check that of an old one, as ``check_settings`` does."""

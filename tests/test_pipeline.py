@@ -88,12 +88,12 @@ def test_the_workload_tells_images_and_steps(pipeline):
         "mtct.epochs=3", "mtct.batch_size=16", "sarr.training.epochs=2", "sarr.training.batch_size=32"
     )
     assert [plan.workload(stage) for stage in plan.stages] == [
-        ("43", ""),
-        ("50", "12"),
-        ("43", ""),
-        ("50", ""),
-        ("<= 50", "<= 4"),
-        ("43", ""),
+        (43, None),
+        (50, 12),
+        (43, None),
+        (50, None),
+        (50, 4),
+        (43, None),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 import typer
 
-from rdmldg_ray.cli.base import Debug, Storage, absolute, app, connected, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, connected, console, mistakes_explained
 from rdmldg_ray.config import Config, parse_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.domainbed.view import base_classes
@@ -23,7 +23,7 @@ from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.report.plots import bars, lines
 from rdmldg_ray.report.rows import rows_csv, rows_table
 from rdmldg_ray.report.tables import held_out_domains, models
-from rdmldg_ray.storage import exists, join, read_bytes, read_table, write_bytes, write_table
+from rdmldg_ray.storage import absolute, exists, join, read_bytes, read_table, write_bytes, write_table
 
 analyze_app = typer.Typer(
     help="The paper's analyses of a run, as table, CSV and picture.", no_args_is_help=True
@@ -48,9 +48,11 @@ class _Run:
 
 
 @analyze_app.command()
-def tokens(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debug = False) -> None:
+def tokens(
+    run: Run, held_out: HeldOut = None, storage: Storage = None, as_json: Json = False, debug: Debug = False
+) -> None:
     """Share of unlikely (< 0.25) and likely (> 0.75) chain and class tokens, by stage of training."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         opened = _open(run, held_out, storage)
         rows = probability_shares(_probed(opened)[0])
         names = list(dict.fromkeys(row["model"] for row in rows))
@@ -64,6 +66,7 @@ def tokens(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: D
         )
         console.print(rows_table("probability of target tokens", rows, shares=("low", "high")))
         _write(opened.folder, "tokens", rows, picture)
+        answer({"rows": rows})
 
 
 @analyze_app.command()
@@ -74,10 +77,11 @@ def entropy(
     after: Annotated[str | None, typer.Option(help="A later stage; the last by default.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many tokens to print.")] = 20,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """The chain tokens whose entropy fell most between two stages of training."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         opened = _open(run, held_out, storage)
         measured = _probed(opened)[0]
         after = after or measured["model"][-1].as_py()
@@ -93,6 +97,7 @@ def entropy(
         )
         console.print(rows_table(f"mean entropy in nats where a token stands, {before} to {after}", shown))
         _write(opened.folder, f"entropy-{before}-{after}", rows, picture)
+        answer({"rows": rows})
 
 
 @analyze_app.command()
@@ -103,10 +108,11 @@ def mmd(
         Path | None, typer.Option(help="Folder of a CLIP model, to embed with instead of the run's models.")
     ] = None,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """MMD^2 between domains of chain and image embeddings, by the model's own encoders or by CLIP."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         opened = _open(run, held_out, storage)
         if clip:
             from rdmldg_ray.evaluation.clip import embed_samples
@@ -123,12 +129,13 @@ def mmd(
         title = f"MMD^2 between domains, embeddings of {first[0]['model']}"
         console.print(rows_table("MMD^2 between domains", rows))
         _write(opened.folder, "mmd-clip" if clip else "mmd", rows, bars(title, "MMD^2", pairs, series))
+        answer({"rows": rows})
 
 
 @analyze_app.command()
-def rejected(run: Run, storage: Storage = None, debug: Debug = False) -> None:
+def rejected(run: Run, storage: Storage = None, as_json: Json = False, debug: Debug = False) -> None:
     """Share of the model's own chains that the filter rejected, by round of SARR."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         opened = _open(run, None, storage)
         rows = rejected_by_round(opened.state)
         if not rows:
@@ -139,12 +146,15 @@ def rejected(run: Run, storage: Storage = None, debug: Debug = False) -> None:
         picture = lines("chains rejected by round, by held-out domain", "round", "%", series)
         console.print(rows_table("the model's own chains", rows, shares=("rejected", "without_chain")))
         _write(join(opened.pipeline.location, "analyses"), "rejected", rows, picture)
+        answer({"rows": rows})
 
 
 @analyze_app.command("new-classes")
-def new_classes(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debug = False) -> None:
+def new_classes(
+    run: Run, held_out: HeldOut = None, storage: Storage = None, as_json: Json = False, debug: Debug = False
+) -> None:
     """Accuracy on classes trained on and on others, of a run with data.classes=base, by stage."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         opened = _open(run, held_out, storage)
         pipeline = opened.pipeline
         if pipeline.config.data.classes != "base":
@@ -165,6 +175,7 @@ def new_classes(run: Run, held_out: HeldOut = None, storage: Storage = None, deb
         title = f"{opened.held_out} held out: accuracy on base and new classes"
         console.print(rows_table(title, rows, shares))
         _write(opened.folder, "new-classes", rows, bars(title, "%", names, series))
+        answer({"rows": rows})
 
 
 @analyze_app.command()
@@ -173,10 +184,11 @@ def adaptive(
     held_out: HeldOut = None,
     stage: Annotated[str | None, typer.Option(help="mtct, sarr-1, ...; the last by default.")] = None,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Reason only where the direct answer is unsure: accuracy against tokens, threshold from the sources."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         opened = _open(run, held_out, storage)
         stage = stage or models(opened.state, opened.held_out)[-1]
         predictions = join(
@@ -194,6 +206,7 @@ def adaptive(
         console.print(rows_table(f"{opened.held_out} held out, {stage}: all of the target", rows, shares))
         _write(opened.folder, f"adaptive-{stage}", points, picture)
         write_bytes(join(opened.folder, f"adaptive-{stage}-chosen.csv"), rows_csv(rows))
+        answer({"rows": rows, "curve": points})
 
 
 def _open(run: str, held_out: str | None, storage: str | None) -> _Run:

@@ -3,22 +3,23 @@
 import os
 import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rdmldg_ray.chains.annotate import Annotation, Outcome, Request
 from rdmldg_ray.chains.pricing import Price, known_price
 from rdmldg_ray.chains.teacher import Endpoint
-from rdmldg_ray.cli.base import Debug, Storage, absolute, app, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.catalogue import ICONBED
 from rdmldg_ray.domainbed.samples import info_location, read_dataset_info, write_iconbed
 from rdmldg_ray.errors import WorkFailed
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.progress import progress_bar
-from rdmldg_ray.storage import check_writable, exists
+from rdmldg_ray.storage import absolute, check_writable, exists
 
 _VLLM = "vllm"
 
@@ -62,13 +63,14 @@ def annotate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print an estimate of tokens and cost, and stop.")
     ] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Ask a teacher for five-stage chains, the label withheld; an interrupted call goes on where it was.
 
     The API key is taken from OPENAI_API_KEY, and from nowhere else.
     """
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         asked = _model_name(teacher, model, vllm_arguments)
         root = absolute(storage or Config().storage)
         price = Price(*prices) if prices else Price(0, 0) if teacher == _VLLM else known_price(asked)
@@ -92,12 +94,11 @@ def annotate(
             if dataset == ICONBED.name:
                 write_iconbed(planned)
             annotation = Annotation(planned, read_dataset_info(planned, dataset), request)
-            _print_estimate(annotation)
-            if dry_run:
-                return
-            if not annotation.pending:
-                console.print("nothing to do", highlight=False)
-                return
+            planned_work = _print_estimate(annotation)
+            if dry_run or not annotation.pending:
+                if not dry_run:
+                    console.print("nothing to do", highlight=False)
+                return answer(planned_work)
             endpoint = Endpoint(asked, base_url)
             if teacher == _VLLM:
                 from rdmldg_ray.engines.serve import vllm_server
@@ -111,6 +112,7 @@ def annotate(
             bar = stack.enter_context(progress_bar(console, "samples"))
             outcome = annotation.run(endpoint, bar.update)
         _print_outcome(annotation, outcome)
+        answer({"source": request.source, "location": annotation.store.location, **asdict(outcome)})
         if outcome.failed:
             raise WorkFailed(
                 f"{outcome.failed.total()} samples got no answer; run the same command again to ask for them"
@@ -133,7 +135,7 @@ def _model_name(teacher: str, model: str | None, vllm_arguments: list[str] | Non
     return Path(os.path.abspath(os.path.expanduser(model))).name if looks_local(model) else model
 
 
-def _print_estimate(annotation: Annotation) -> None:
+def _print_estimate(annotation: Annotation) -> dict[str, Any]:
     request, store, found = annotation.request, annotation.store, annotation.estimate()
 
     def say(text: str) -> None:
@@ -147,12 +149,19 @@ def _print_estimate(annotation: Annotation) -> None:
         f"to ask: {found.samples} samples, 1 to {found.candidates} answers each; with one each about "
         f"{found.prompt_tokens} tokens of prompts and {found.answer_tokens} of answers"
     )
-    if request.price:
-        least, most = found.cost(request.price)
+    dollars = found.cost(request.price) if request.price else None
+    if dollars:
+        least, most = dollars
         limit = "" if request.max_cost is None else f"; --max-cost stops at ${request.max_cost:.2f} in all"
         say(f"cost: about ${least:.2f} with one answer each, ${most:.2f} with {found.candidates}{limit}")
     else:
         say(f"cost: the price of '{request.model}' is not known; give it with --prices IN OUT")
+    return {
+        "samples": annotation.total,
+        "done": annotation.finished,
+        "to_ask": asdict(found),
+        "dollars_least_and_most": dollars,
+    }
 
 
 def _print_outcome(annotation: Annotation, outcome: Outcome) -> None:

@@ -1,14 +1,17 @@
 """What every command shares: the app, common options, how mistakes end, the way to Ray."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from rdmldg_ray.config import Config
+from rdmldg_ray import __version__
+from rdmldg_ray.config import Config, recipe_names
 from rdmldg_ray.errors import WorkFailed, user_mistake
 
 app = typer.Typer(
@@ -18,7 +21,18 @@ app = typer.Typer(
 )
 console = Console()
 
-Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file.")]
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """What a shell offers for a recipe that is half typed."""
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="A shipped recipe's name, or a path to a .yaml file.", autocompletion=complete_recipe
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings as key.path=value, such as sarr.rounds=2.")
 ]
@@ -28,8 +42,26 @@ Trials = Annotated[
     str | None,
     typer.Option(help="DomainBed's trial seeds, such as 0,1,2: a run of each, named <name>-trial-<seed>."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts, and nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document, for scripts; all else goes to stderr.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"rdmldg_ray {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 @contextmanager
@@ -51,10 +83,29 @@ def mistakes_explained(debug: bool) -> Iterator[None]:
         raise typer.Exit(1 if failed else 2) from None
 
 
-def absolute(location: str) -> str:
-    """A location that means the same place everywhere."""
-    # Workers run in other folders, where a relative path would mean another place.
-    return location if "://" in location else os.path.abspath(os.path.expanduser(location))
+@contextmanager
+def answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """Yields what takes a command's result: with ``--json`` it prints it, and else does nothing.
+
+    With ``--json`` that alone is printed on stdout; what is meant for people goes to stderr.
+    """
+    stdout = sys.stdout
+
+    def answer(result: Any) -> None:
+        if as_json:
+            print(json.dumps(_plain(result), indent=2), file=stdout)
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield answer
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """The commands that bring data in and out: ``ingest``, ``chains``."""
 
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from rdmldg_ray.chains.export import export_chains
 from rdmldg_ray.chains.importing import import_chains
-from rdmldg_ray.cli.base import Debug, Storage, absolute, app, connected, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, connected, console, mistakes_explained
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
 from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
@@ -16,7 +16,7 @@ from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan, pl
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, read_dataset_info
 from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.report.ingest import class_notes, ingest_table
-from rdmldg_ray.storage import check_writable
+from rdmldg_ray.storage import absolute, check_writable
 
 chains_app = typer.Typer(help="Chains in and out.", no_args_is_help=True)
 app.add_typer(chains_app, name="chains")
@@ -35,24 +35,26 @@ def ingest(
     ] = DEFAULT_MAX_REJECTS,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a data set of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be read, and stop.")] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Bring a data set to storage: checked against the catalogue, bad images rejected and listed."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         config = Config(storage=absolute(storage or Config().storage))
         wanted = name if dataset == "custom" else get_dataset(dataset).name
         with console.status("listing the source"):
             plan = plan_ingest(absolute(source), config.storage, wanted, max_rejects)
         if dry_run:
-            _print_ingest(plan, None)
+            found = _print_ingest(plan, None)
         elif is_ingested(plan):
-            _print_ingest(plan, read_dataset_info(config.storage, wanted))
+            found = _print_ingest(plan, read_dataset_info(config.storage, wanted))
             console.print(f"{wanted} is on storage already; nothing to do", highlight=False)
         else:
             check_writable(config.storage)
             with connected(config), progress_bar(console, "images") as bar:
                 info = ingest_dataset(plan, replace, bar.update)
-            _print_ingest(plan, info)
+            found = _print_ingest(plan, info)
+        answer(found)
 
 
 @chains_app.command("export")
@@ -66,15 +68,17 @@ def chains_export(
     ] = "sharegpt",
     rejected: Annotated[bool, typer.Option("--rejected", help="Write rejected chains too.")] = False,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a teacher's chains with their images, for other tools."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         root, target = absolute(storage or Config().storage), absolute(location)
         check_writable(target)
         with console.status("writing"):
             count = export_chains(root, dataset, source, target, form, only_kept=not rejected)
         console.print(f"{count} chains of {source} in {target}", highlight=False, soft_wrap=True)
+        answer({"location": target, "chains": count})
 
 
 @chains_app.command("import")
@@ -84,30 +88,33 @@ def chains_import(
     source: Annotated[str, typer.Option(help="The name they get, for data.chains.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace the source's chains.")] = False,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check chains that were made elsewhere, and write them as a teacher's."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         root = absolute(storage or Config().storage)
         counts = import_chains(absolute(location), root, dataset, source, replace)
         there = chains_location(root, dataset, source)
         found = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
         console.print(f"{counts.total()} chains in {there}: {found}", highlight=False, soft_wrap=True)
+        answer({"location": there, "chains": counts.total(), "verdicts": counts})
 
 
-def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> None:
-    """What an ingest did; without ``info``, what it would do."""
+def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
+    """What an ingest did; without ``info``, what it would do. Returns the same for JSON."""
     root, name = plan.target.root, plan.target.name
     found = {domain: len(files) for domain, files in plan.layout.environments.items()}
     rejects = read_rejects(root, name)["domain"].to_pylist() if info else [None] * len(plan.rejects)
     known = DATASETS.get(name)
     literature = dict(zip(known.environments, known.counts, strict=True)) if known and known.counts else {}
     title = f"{known.title if known else name} from {plan.source.location}"
+    counts, rejected = info.counts if info else found, Counter(rejects)
     console.print(
         ingest_table(
             title if info else f"{title}, not read yet",
-            info.counts if info else found,
-            Counter(rejects),
+            counts,
+            rejected,
             literature,
             known.num_images if known else None,
         )
@@ -116,3 +123,11 @@ def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> None:
         console.print(note, highlight=False)
     if info and rejects:
         console.print(f"rejects and their reasons: {plan.target.rejects()}", highlight=False, soft_wrap=True)
+    return {
+        "dataset": name,
+        "read": info is not None,
+        "images": dict(counts),
+        "rejected": rejected.total(),
+        "classes": list(plan.target.classes),
+        "missing_classes": plan.layout.missing_classes(),
+    }

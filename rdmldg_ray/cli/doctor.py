@@ -1,13 +1,12 @@
 """``rdmldg doctor``: whether this machine can do what a recipe asks."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from rdmldg_ray.cli.base import Debug, Json, Overrides, Storage, app, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Json, Overrides, Storage, answering, app, console, mistakes_explained
 from rdmldg_ray.cli.runs import resolve_config
 from rdmldg_ray.doctor import Finding, examine
 
@@ -31,15 +30,13 @@ def doctor(
 
     Exit code 0 when nothing is wrong (there may be warnings), 1 otherwise.
     """
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         config = resolve_config(recipe, overrides, storage)
         findings = []
         for finding in examine(config, base_url):
             findings.append(finding)
-            if not as_json:
-                _print_finding(finding)
-        if as_json:
-            print(json.dumps([asdict(finding) for finding in findings], indent=2))
+            _print_finding(finding)
+        answer([asdict(finding) for finding in findings])
     if any(finding.status == "wrong" for finding in findings):
         raise typer.Exit(1)
 

@@ -1,18 +1,17 @@
 """``rdmldg calibrate``: the rates that ``run --dry-run --calibration`` estimates with."""
 
-import json
 import platform
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rdmldg_ray.cli.base import Debug, Storage, absolute, app, console, mistakes_explained
-from rdmldg_ray.config import Config, parse_config
+from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
+from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.estimate import calibrate
-from rdmldg_ray.plan import plan_stages
-from rdmldg_ray.storage import exists, join, list_entries, read_bytes, read_json
+from rdmldg_ray.report.results import read_run
+from rdmldg_ray.storage import absolute
 
 
 @app.command("calibrate")
@@ -20,29 +19,20 @@ def calibrate_command(
     run_name: Annotated[str, typer.Argument(help="Name of a finished run with a round of SARR.")],
     out: Annotated[Path, typer.Argument(help="File to write, for `run --dry-run --calibration`.")],
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure, from what a run took, the rates that estimates of other runs are made with."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         root = absolute(storage or Config().storage)
-        location = join(root, "runs", run_name)
-        if not exists(join(location, "state.json")):
-            raise ValueError(f"{location}: no state.json here; give the name of a run that has ended")
-        config = parse_config(read_bytes(join(location, "config.yaml")).decode())
-        info = read_dataset_info(root, config.data.dataset)
-        state = read_json(join(location, "state.json"))
-        rates, sizes = {}, {}
-        for stage in plan_stages(config, info):
-            if stage.name not in state:
-                continue
-            folder = join(location, stage.name)
-            inner = join(folder, "candidates/")  # a stage of its own below the training of its round
-            entries = [entry for entry in list_entries(folder) if not entry.location.startswith(inner)]
-            sizes[stage.name] = sum(entry.size for entry in entries)
-            if stage.kind in ("mtct", "train"):
-                lines = read_bytes(join(folder, "metrics.jsonl")).decode().splitlines()
-                rates[stage.name] = [json.loads(line)["samples_per_s"] for line in lines]
-        machine = f"{platform.machine()}, {config.workers.num_workers} workers"
-        found = calibrate(config, info, state, rates, sizes, machine)
+        run = read_run(root, run_name)
+        info = read_dataset_info(root, run.config.data.dataset)
+        rates = {
+            stage: [step["samples_per_s"] or 0.0 for step in steps] for stage, steps in run.metrics().items()
+        }
+        sizes = {stage: run.stage_bytes(stage) for stage in run.state}
+        machine = f"{platform.machine()}, {run.config.workers.num_workers} workers"
+        found = calibrate(run.config, info, run.state, rates, sizes, machine)
         out.write_text(found.model_dump_json(indent=2) + "\n")
         console.print(f"{out}: the rates of run '{run_name}'", highlight=False, soft_wrap=True)
+        answer(found.model_dump())

@@ -1,21 +1,24 @@
 """The commands around a run: ``demo``, ``run``, ``evaluate``, ``show``, ``export``."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow.compute as pc
 import typer
 from rich.table import Table
 
+from rdmldg_ray.api import find_adapter, located, open_dataset
 from rdmldg_ray.cli.base import (
     Debug,
     DryRun,
+    Json,
     Overrides,
     Recipe,
     Storage,
     Trials,
-    absolute,
+    answering,
     app,
     connected,
     console,
@@ -30,15 +33,15 @@ from rdmldg_ray.domainbed.samples import (
     read_dataset_info,
     write_iconbed,
 )
-from rdmldg_ray.estimate import print_estimate, read_calibration
-from rdmldg_ray.models.folder import check_model, looks_local, model_folder
+from rdmldg_ray.estimate import Prices, estimate, print_estimate, read_calibration
+from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.report.results import read_run
 from rdmldg_ray.report.samples import print_samples
 from rdmldg_ray.report.tables import domain_table, held_out_domains, percent, summary_table, time_table
 from rdmldg_ray.storage import (
-    check_writable,
+    absolute,
     download_folder,
     exists,
     join,
@@ -50,11 +53,15 @@ from rdmldg_ray.variants import trial_configs
 
 @app.command()
 def demo(
-    overrides: Overrides = None, storage: Storage = None, dry_run: DryRun = False, debug: Debug = False
+    overrides: Overrides = None,
+    storage: Storage = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Run the method on the embedded data set with the embedded model, in a few minutes on two cores."""
-    with mistakes_explained(debug):
-        run_configs([resolve_config("demo", overrides, storage)], dry_run)
+    with mistakes_explained(debug), answering(as_json) as answer:
+        answer({"runs": run_configs([resolve_config("demo", overrides, storage)], dry_run)})
 
 
 @app.command()
@@ -73,16 +80,21 @@ def run(
             help="US dollars for an hour of a worker or engine, and for a GB and month.", metavar="HOUR GB"
         ),
     ] = (0, 0),
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe: MTCT, rounds of SARR, evaluation; an interrupted run goes on where it was."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         configs = trial_configs(resolve_config(recipe, overrides, storage), trials)
-        run_configs(configs, dry_run)
+        runs = run_configs(configs, dry_run)
         if dry_run and calibration:
             rates = read_calibration(calibration)
-            for config in configs:
-                print_estimate(console, config, planned_dataset(config), rates, prices)
+            paid = Prices(worker_hour=prices[0], gb_month=prices[1])
+            for config, planned in zip(configs, runs, strict=True):
+                rows = estimate(config, planned_dataset(config), rates)
+                print_estimate(console, config, rows, rates, paid)
+                planned["estimate"] = [{**asdict(row), "dollars": row.cost(paid)} for row in rows]
+        answer({"runs": runs})
 
 
 @app.command()
@@ -93,29 +105,31 @@ def evaluate(
         str | None, typer.Option(help="Location of an adapter; without it the base model.")
     ] = None,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Evaluate a model on the recipe's held-out domains and on the sources' validation parts."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         config = resolve_config(recipe, overrides, storage)
-        adapter = absolute(adapter) if adapter else None
-        if adapter and not exists(join(adapter, PARITY_FILE)):
-            raise ValueError(f"{adapter}: no {PARITY_FILE} here; give the folder that a training left")
+        adapter = find_adapter(adapter)
         info = open_dataset(config)
         pipeline = Pipeline(config, info, console)
         table = Table(title=f"{adapter or config.model.path}: accuracy, %")
         for column in ("held out", "pathway", "target (in)", "target (all)", "validation"):
             table.add_column(column)
+        found = {}
         with connected(config):
             try:
                 for domain in dict.fromkeys(stage.held_out for stage in pipeline.stages):
-                    _, accuracies = pipeline.evaluate(domain, adapter)
-                    for pathway, accuracy in accuracies.items():
-                        values = [accuracy[key] for key in ("target_in", "target_all", "validation")]
-                        table.add_row(domain, pathway, *[percent(value) for value in values])
+                    _, found[domain] = pipeline.evaluate(domain, adapter)
             finally:
                 pipeline.close()
+        for domain, accuracies in found.items():
+            for pathway, accuracy in accuracies.items():
+                values = [accuracy[key] for key in ("target_in", "target_all", "validation")]
+                table.add_row(domain, pathway, *[percent(value) for value in values])
         console.print(table)
+        answer({"model": config.model.path, "adapter": adapter, "accuracy": found})
 
 
 @app.command()
@@ -128,10 +142,11 @@ def show(
     dataset: Annotated[str, typer.Option(help="Data set of the teacher's chains.")] = "iconbed",
     teacher: Annotated[str, typer.Option(help="Source of the teacher's chains.")] = "rules",
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show a few samples with their chains, kept or rejected and why."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         root = absolute(storage or Config().storage)
         if run_name == "teacher":
             if dataset == "iconbed":
@@ -142,8 +157,10 @@ def show(
         chains = read_table(location)
         if verdict != "all":
             chains = chains.filter(pc.field("kept") if verdict == "kept" else ~pc.field("kept"))
-        print_samples(console, chains.slice(0, limit).to_pylist())
-        console.print(f"{min(limit, len(chains))} of {len(chains)} chains in {location}", highlight=False)
+        shown = chains.slice(0, limit).to_pylist()
+        print_samples(console, shown)
+        console.print(f"{len(shown)} of {len(chains)} chains in {location}", highlight=False)
+        answer({"location": location, "count": len(chains), "chains": shown})
 
 
 @app.command()
@@ -153,10 +170,11 @@ def export(
     held_out: Annotated[str | None, typer.Option(help="Held-out domain; the run's first by default.")] = None,
     stage: Annotated[str | None, typer.Option(help="mtct, sarr-1, ...; the last by default.")] = None,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write base plus adapter as a plain model folder that transformers and `vllm serve` load."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         if out.exists():
             raise ValueError(f"{out}: exists already; give a folder that does not")
         run = read_run(absolute(storage or Config().storage), run_name)
@@ -169,25 +187,13 @@ def export(
             local = download_folder(adapter, Path(folder))
             save_merged(model_folder(config.model.path), local, config.model, out)
         console.print(f"{out}: {config.model.path} with {adapter}", highlight=False, soft_wrap=True)
+        answer({"folder": str(out.absolute()), "model": config.model.path, "adapter": adapter})
 
 
 def resolve_config(recipe: str, overrides: list[str] | None, storage: str | None) -> Config:
     """The config of a recipe with overrides; its locations mean the same place everywhere."""
     config = load_config(recipe, overrides)
-    model = config.model
-    if model.path != "tiny" and looks_local(model.path):
-        model = model.model_copy(update={"path": absolute(model.path)})
-    return config.model_copy(update={"storage": absolute(storage or config.storage), "model": model})
-
-
-def open_dataset(config: Config) -> DatasetInfo:
-    """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
-    check_model(config.model.path)
-    check_writable(config.storage)
-    if config.data.dataset == "iconbed":
-        write_iconbed(config.storage)
-    info = read_dataset_info(config.storage, config.data.dataset)
-    return info
+    return located(config.model_copy(update={"storage": storage or config.storage}))
 
 
 def planned_dataset(config: Config) -> DatasetInfo:
@@ -199,12 +205,14 @@ def planned_dataset(config: Config) -> DatasetInfo:
     return read_dataset_info(config.storage, config.data.dataset)
 
 
-def run_configs(configs: list[Config], dry_run: bool) -> None:
-    """Run configs of one data set one after the other, in one Ray session, and print their results."""
+def run_configs(configs: list[Config], dry_run: bool) -> list[dict[str, Any]]:
+    """Run configs of one data set one after the other, in one Ray session, and print their results.
+
+    Returns:
+        For JSON, each run's name, place and state, of a dry run its config and plan.
+    """
     if dry_run:
-        for config in configs:
-            _print_plan(config)
-        return
+        return [_print_plan(config) for config in configs]
     info = open_dataset(configs[0])
     pipelines = [Pipeline(config, info, console) for config in configs]
     for pipeline in pipelines:
@@ -221,9 +229,13 @@ def run_configs(configs: list[Config], dry_run: bool) -> None:
         if pipeline not in remaining:
             console.print(f"run '{pipeline.config.name}' is complete; nothing to do", highlight=False)
         _print_results(pipeline)
+    return [
+        {"name": pipeline.config.name, "location": pipeline.location, "state": pipeline.state()}
+        for pipeline in pipelines
+    ]
 
 
-def _print_plan(config: Config) -> None:
+def _print_plan(config: Config) -> dict[str, Any]:
     info = planned_dataset(config)
     console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
     pipeline = Pipeline(config, info, console)
@@ -234,10 +246,19 @@ def _print_plan(config: Config) -> None:
     table.add_column("images", justify="right")
     table.add_column("steps", justify="right")
     table.add_column("")
+    stages = []
     for stage in pipeline.stages:
         images, steps = pipeline.workload(stage)
-        table.add_row(stage.name, images, steps, "" if stage in remaining else "complete")
+        # What a round trains on is known when its chains are.
+        most = "<= " if stage.kind == "train" else ""
+        complete = stage not in remaining
+        table.add_row(
+            stage.name, f"{most}{images}", f"{most}{steps}" if steps else "", "complete" if complete else ""
+        )
+        stages.append({"name": stage.name, "images": images, "steps": steps, "complete": complete})
     console.print(table)
+    config_tree = config.model_dump(mode="json")
+    return {"name": config.name, "location": pipeline.location, "config": config_tree, "stages": stages}
 
 
 def _print_results(pipeline: Pipeline) -> None:

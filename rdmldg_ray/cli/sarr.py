@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from rdmldg_ray.cli.base import Debug, Storage, absolute, app, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
 from rdmldg_ray.config import Config
 from rdmldg_ray.report.rejections import print_round
 from rdmldg_ray.sarr.refilter import refilter_run
-from rdmldg_ray.storage import join
+from rdmldg_ray.storage import absolute, join
 
 
 @app.command()
@@ -22,10 +22,11 @@ def refilter(
     ] = None,
     round_number: Annotated[int, typer.Option("--round", min=1, help="Round of SARR to filter anew.")] = 1,
     storage: Storage = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Filter a run's stored candidates anew: a new run, ready to train, in seconds and without an engine."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         root = absolute(storage or Config().storage)
         name, state = refilter_run(root, run_name, into, settings, round_number)
         location = join(root, "runs", name)
@@ -38,3 +39,4 @@ def refilter(
             markup=False,
             soft_wrap=True,
         )
+        answer({"name": name, "location": location, "state": state})

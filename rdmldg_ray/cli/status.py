@@ -1,6 +1,5 @@
 """``rdmldg status``: how far a run is, here or elsewhere."""
 
-import json
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -12,9 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rdmldg_ray.cli.base import Debug, Json, Storage, absolute, app, console, mistakes_explained
+from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
 from rdmldg_ray.config import Config
 from rdmldg_ray.status import QUIET_S, RunStatus, StageStatus, run_status
+from rdmldg_ray.storage import absolute
 
 _STYLES = {"complete": "green", "running": "bold", "waiting": "dim"}
 _LOOK_EVERY_S = 2.0
@@ -31,12 +31,10 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Tell how far a run is, from its storage: stages, progress, the last metrics, time left."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         root = absolute(storage or Config().storage)
         found = run_status(root, run)
-        if as_json:
-            print(json.dumps(asdict(found), indent=2))
-        elif watch and console.is_terminal:
+        if watch and console.is_terminal:
             with Live(_screen(found), console=console) as live:
                 while not found.complete:
                     time.sleep(_LOOK_EVERY_S)
@@ -44,6 +42,7 @@ def status(
                     live.update(_screen(found))
         else:
             console.print(_screen(found))
+        answer(asdict(found))
 
 
 def _screen(found: RunStatus) -> Group:

@@ -1,6 +1,7 @@
 """The paper's ablation as a table, from the state files of its runs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -8,18 +9,44 @@ from rdmldg_ray.report.tables import State, held_out_domains, mean_of_known, per
 from rdmldg_ray.variants import AblationRow
 
 
-def ablation_table(
+def ablation_accuracies(
     states: Mapping[str, Sequence[State]], rows: Sequence[AblationRow], measure: str = "target_in"
-) -> Table:
-    """Variant and pathway by held-out domain, with the mean over domains; means over trials.
+) -> list[dict[str, Any]]:
+    """Variant and pathway by held-out domain, means over trials, with the mean over domains.
 
     Args:
         states: by what a run trains on, the state of each trial.
+
+    Returns:
+        Rows of ``variant``, ``pathway``, ``accuracy`` by domain (shares, None for what was not measured) and
+        ``mean``.
     """
-    everywhere = [
+    domains = dict.fromkeys(
         domain for trials in states.values() for state in trials for domain in held_out_domains(state)
-    ]
-    domains = list(dict.fromkeys(everywhere))
+    )
+    found = []
+    for row in rows:
+        for pathway in ("direct", "reasoning"):
+            accuracy = {
+                domain: mean_of_known(
+                    _accuracy(state, domain, row.model, pathway, measure) for state in states[row.run]
+                )
+                for domain in domains
+            }
+            known = [value for value in accuracy.values() if value is not None]
+            if known:
+                # A mean over some of the domains would not compare with one over all.
+                mean = mean_of_known(known) if len(known) == len(accuracy) else None
+                found.append({"variant": row.title, "pathway": pathway, "accuracy": accuracy, "mean": mean})
+    return found
+
+
+def ablation_table(
+    states: Mapping[str, Sequence[State]], rows: Sequence[AblationRow], measure: str = "target_in"
+) -> Table:
+    """``ablation_accuracies`` for the terminal."""
+    found = ablation_accuracies(states, rows, measure)
+    domains = found[0]["accuracy"] if found else {}
     trials = max(map(len, states.values()))
     over = f", mean of {trials} trials" if trials > 1 else ""
     table = Table(title=f"ablation: accuracy on the held-out domain ({measure.replace('_', ' ')}), %{over}")
@@ -27,18 +54,10 @@ def ablation_table(
     table.add_column("pathway")
     for column in (*domains, "mean"):
         table.add_column(column, justify="right")
-    for row in rows:
-        for pathway in ("direct", "reasoning"):
-            values = [
-                mean_of_known(
-                    _accuracy(state, domain, row.model, pathway, measure) for state in states[row.run]
-                )
-                for domain in domains
-            ]
-            if any(value is not None for value in values):
-                # A mean over some of the domains would not compare with one over all.
-                mean = mean_of_known(values) if None not in values else None
-                table.add_row(row.title, pathway, *map(percent, values), percent(mean))
+    for row in found:
+        table.add_row(
+            row["variant"], row["pathway"], *map(percent, row["accuracy"].values()), percent(row["mean"])
+        )
     return table
 
 

@@ -16,6 +16,8 @@ from markupsafe import Markup
 from rdmldg_ray import __version__
 from rdmldg_ray.config import dump_config, flatten_settings
 from rdmldg_ray.domainbed.samples import read_dataset_info
+from rdmldg_ray.estimate import Prices, devices
+from rdmldg_ray.plan import plan_stages
 from rdmldg_ray.report.gallery import Card, make_gallery
 from rdmldg_ray.report.plots import Point, bars, lines
 from rdmldg_ray.report.rejections import rejection_rows
@@ -36,13 +38,18 @@ _WORST_PAIRS = 20
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page; numbers in it are right-aligned, ``heat`` colours a cell from 0 to 1."""
+    """A table of the page; ``heat`` colours a cell from 0 to 1."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     heat: Sequence[Sequence[float | None]] | None = None
     note: str = ""
+
+    @property
+    def words(self) -> list[bool]:
+        """Whether a column has words, which stand on the left, and not numbers alone."""
+        return [any(_is_word(row[number]) for row in self.rows) for number in range(len(self.columns))]
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,12 @@ class Section:
     note: str = ""
 
 
-def render_report(runs: Sequence[RunResults], max_images: int) -> str:
+def render_report(runs: Sequence[RunResults], max_images: int, prices: Prices | None = None) -> str:
     """The whole page.
 
     Args:
         max_images: images of each run's gallery; each adds a few kilobytes to the page.
+        prices: to tell what the stages cost; without them their time alone is told.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rdmldg_ray.report", "."),
@@ -77,7 +85,7 @@ def render_report(runs: Sequence[RunResults], max_images: int) -> str:
             {
                 "name": run.name,
                 "location": run.location,
-                "sections": _sections(run),
+                "sections": _sections(run, prices),
                 "cards": make_gallery(run, max_images),
                 "config": dump_config(run.config),
             }
@@ -121,14 +129,14 @@ def _differences(runs: Sequence[RunResults]) -> Table | None:
     return Table("What differs in their settings", ["setting", *flat], rows)
 
 
-def _sections(run: RunResults) -> list[Section]:
+def _sections(run: RunResults, prices: Prices | None) -> list[Section]:
     return [
         _accuracy_section(run),
         _training_section(run),
         _rejection_section(run),
         _confusion_section(run),
         _token_section(run),
-        _time_section(run),
+        _time_section(run, prices),
     ]
 
 
@@ -195,12 +203,14 @@ def _curve(metrics: Sequence[dict[str, float | None]], name: str) -> list[Point]
 
 
 def _rejection_section(run: RunResults) -> Section:
-    tables, series = [], {}
+    tables = []
+    rounds = list(dict.fromkeys(model for held_out in run.held_out for model in run.rounds(held_out)))
+    series: dict[str, list[float | None]] = {}
     for held_out in run.held_out:
-        shares: list[Point] = []
         for model in run.rounds(held_out):
             summary = run.state[f"{held_out}/{model}/candidates"]
-            shares.append((int(model.removeprefix("sarr-")), 100 * summary["kept"] / summary["candidates"]))
+            kept = series.setdefault(f"{held_out} held out", [None] * len(rounds))
+            kept[rounds.index(model)] = 100 * summary["kept"] / summary["candidates"]
             found = run.rejections(held_out, model)
             for by in ("domain", "label") if found is not None else ():
                 rows = rejection_rows(found, by)
@@ -212,11 +222,9 @@ def _rejection_section(run: RunResults) -> Section:
             if found is None:
                 reasons = [[reason.replace("_", " "), count] for reason, count in summary["rejected"].items()]
                 tables.append(Table(f"{held_out} held out, {model}: rejected", ["reason", "chains"], reasons))
-        if shares:
-            series[f"{held_out} held out"] = shares
     if not series:
         return Section("The model's own chains", note="No round of SARR is complete yet.")
-    picture = _picture(lines("chains kept by round", "round", "%", series, form="svg"))
+    picture = _picture(bars("chains kept by round", "%", rounds, series, form="svg"))
     return Section("The model's own chains: kept, and why not", tables, [picture])
 
 
@@ -269,23 +277,55 @@ def _token_section(run: RunResults) -> Section:
     return Section("Token probabilities", pictures=pictures, note=note)
 
 
-def _time_section(run: RunResults) -> Section:
-    total = sum(entry["seconds"] for entry in run.state.values())
-    rows: list[list[Any]] = [
+def _time_section(run: RunResults, prices: Prices | None) -> Section:
+    info = read_dataset_info(run.root, run.config.data.dataset)
+    kinds = {stage.name: stage.kind for stage in plan_stages(run.config, info)}
+    used: list[tuple[str, float, float, int, Any]] = []
+    for name, entry in run.state.items():
+        hours = entry["seconds"] / 3600 * devices(run.config, kinds[name])
+        used.append((name, entry["seconds"], hours, run.stage_bytes(name), entry.get("tokens", "")))
+    seconds, hours, size = (
+        sum(row[1] for row in used),
+        sum(row[2] for row in used),
+        sum(row[3] for row in used),
+    )
+    rows = [
         [
             name,
-            f"{entry['seconds']:.0f}",
-            percent(entry["seconds"] / total if total else None),
-            entry.get("tokens", ""),
+            f"{took:.0f}",
+            percent(took / seconds if seconds else None),
+            f"{worked:.2f}",
+            f"{left / 1e6:.1f}",
+            tokens,
+            *([f"{prices.of(worked, left):.2f}"] if prices else []),
         ]
-        for name, entry in run.state.items()
+        for name, took, worked, left, tokens in [*used, ("total", seconds, hours, size, "")]
     ]
-    rows.append(["total", f"{total:.0f}", "", ""])
-    tables = [Table("By stage", ["stage", "seconds", "of the whole, %", "tokens written"], rows)]
+    columns = ["stage", "seconds", "of the whole, %", _device_hours(run), "MB", "tokens written"]
+    note = ""
+    if prices:
+        columns.append("$")
+        note = (
+            f"At ${prices.worker_hour:g} for an hour of a worker or engine and ${prices.gb_month:g} for a GB "
+            "of storage and a month; idle machines, and work that was lost and done again, are not in it."
+        )
+    tables = [Table("By stage", columns, rows, note=note)]
     versions = run.versions()
     if versions:
         tables.append(Table("Versions", ["package", "version"], [[*item] for item in versions.items()]))
-    return Section("Time, cost and versions", tables)
+    return Section("Time, cost and versions" if prices else "Time and versions", tables)
+
+
+def _device_hours(run: RunResults) -> str:
+    return "GPU hours" if run.config.workers.gpus_per_worker else "worker hours"
+
+
+def _is_word(cell: Any) -> bool:
+    try:
+        float(str(cell).replace(",", ""))
+    except ValueError:
+        return str(cell) not in ("", "-")
+    return False
 
 
 def _filters(cards: Sequence[Card]) -> dict[str, list[str]]:

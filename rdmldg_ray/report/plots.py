@@ -19,7 +19,7 @@ def bars(
     form: Form = "png",
 ) -> bytes:
     """Bars of several series side by side in each category; None leaves a gap."""
-    figure, axes = _figure(title)
+    figure, axes = _figure(title, form)
     width = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
         places = [place + (number - (len(series) - 1) / 2) * width for place in range(len(categories))]
@@ -40,7 +40,7 @@ def lines(
     form: Form = "png",
 ) -> bytes:
     """Lines through points in their order, and single points marked by name."""
-    figure, axes = _figure(title)
+    figure, axes = _figure(title, form)
     for name, points in series.items():
         axes.plot([x for x, _ in points], [y for _, y in points], marker=".", label=name)
     for name, (x, y) in (marks or {}).items():
@@ -61,7 +61,7 @@ def parallel_coordinates(
         rows: numbers in the columns' order.
         score: what the colour bar is called.
     """
-    figure, axes = _figure(title)
+    figure, axes = _figure(title, "png")
     spans = [(min(values), max(values)) for values in zip(*rows, strict=True)]
     low, high = spans[-1]
     from matplotlib import colormaps
@@ -79,11 +79,12 @@ def parallel_coordinates(
     return _encoded(figure, "png")
 
 
-def _figure(title: str) -> tuple[Any, Any]:
+def _figure(title: str, form: Form) -> tuple[Any, Any]:
     # The figure alone, without pyplot: no display, no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    # On a page two stand side by side, or one on a telephone: smaller, so that its words are larger.
+    figure = Figure(figsize=(6, 3.4) if form == "svg" else (8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
     return figure, axes

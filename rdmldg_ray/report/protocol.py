@@ -1,6 +1,7 @@
 """Tables as DomainBed prints them, from records in its form."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -109,6 +110,40 @@ def environment_names(records: Iterable[Record]) -> list[str]:
     record = next(iter(records))
     numbered = [f"env{i}" for i in range(num_envs(record))]
     return record["args"].get("environments") or known.get(record["args"]["dataset"]) or numbered
+
+
+def chosen_rows(records: Sequence[Record], part: str = "in") -> list[dict[str, Any]]:
+    """What each method chose, in numbers: a row for each cell of the tables and each trial.
+
+    ``source`` is the source domain of single-source generalization, else None; ``accuracy`` is a share, on
+    ``part`` of the test domain.
+    """
+    found = []
+    for method_name, method in METHODS.items():
+        for cell, choice in sorted(select(records, method).items(), key=lambda item: item[0]):
+            found.append(_chosen_row(method_name, cell.trial_seed, choice, None, cell.test_env, part))
+    for source, choice in sorted(select_single_source(records).items(), key=lambda item: item[0]):
+        for env in choice.record["args"]["test_envs"]:
+            name = "validation set of the single source"
+            found.append(_chosen_row(name, source.trial_seed, choice, source.source_env, env, part))
+    return found
+
+
+def _chosen_row(
+    method: str, trial: int, choice: Choice, source: int | None, env: int, part: str
+) -> dict[str, Any]:
+    names, args = environment_names([choice.record]), choice.record["args"]
+    return {
+        "method": method,
+        "dataset": args["dataset"],
+        "algorithm": args["algorithm"],
+        "source": None if source is None else names[source],
+        "test_domain": names[env],
+        "trial_seed": trial,
+        "step": choice.record["step"],
+        "validation": choice.validation,
+        "accuracy": choice.accuracy(env, part),
+    }
 
 
 def chosen_table(records: Sequence[Record], method_name: str) -> Table:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from rdmldg_ray.config import Config, parse_config
 from rdmldg_ray.report.tables import State, held_out_domains, models
-from rdmldg_ray.storage import StorageError, exists, join, list_files, read_bytes, read_json, read_table
+from rdmldg_ray.storage import StorageError, exists, join, list_entries, read_bytes, read_json, read_table
 from rdmldg_ray.versions import VERSIONS_FILE
 
 
@@ -22,8 +22,8 @@ class RunResults:
     root: str
     config: Config
     state: State
-    files: frozenset[str]
-    """Everything below the run's folder."""
+    files: dict[str, int]
+    """Everything below the run's folder, with its size in bytes."""
 
     @property
     def location(self) -> str:
@@ -36,10 +36,21 @@ class RunResults:
     def models(self, held_out: str) -> list[str]:
         return models(self.state, held_out)
 
+    def accuracy(self, held_out: str, model: str) -> dict[str, dict[str, float]]:
+        """Shares of right answers by pathway, then by ``target_in``, ``target_all`` and ``validation``."""
+        return self.state[f"{held_out}/evaluation/{model}"]["accuracy"]
+
     def read(self, *path: str) -> bytes | None:
         """A file of the run; None when it is not there."""
         location = join(self.location, *path)
         return read_bytes(location) if location in self.files else None
+
+    def stage_bytes(self, stage: str) -> int:
+        """What a stage left; a round's candidates are a stage of their own below its training."""
+        folder = f"{join(self.location, stage)}/"
+        inner = f"{folder}candidates/"
+        mine = [file for file in self.files if file.startswith(folder) and not file.startswith(inner)]
+        return sum(self.files[file] for file in mine)
 
     def predictions(self, held_out: str, model: str) -> pa.Table:
         """In ``evaluation.predict.PREDICTION_SCHEMA``."""
@@ -86,7 +97,8 @@ def read_run(root: str, name: str) -> RunResults:
     config = parse_config(read_bytes(join(location, "config.yaml")).decode())
     state_file = join(location, "state.json")
     state = read_json(state_file) if exists(state_file) else {}
-    return RunResults(name, root, config, state, frozenset(list_files(location)))
+    files = {entry.location: entry.size for entry in list_entries(location)}
+    return RunResults(name, root, config, state, files)
 
 
 def confusion(predictions: pa.Table, classes: Sequence[str]) -> list[list[int]]:

@@ -8,6 +8,7 @@ no message repeats them.
 from rdmldg_ray.storage.files import (
     FileEntry,
     StorageError,
+    absolute,
     as_uri,
     check_writable,
     delete_file,
@@ -39,6 +40,7 @@ from rdmldg_ray.storage.tables import (
 __all__ = [
     "FileEntry",
     "StorageError",
+    "absolute",
     "as_uri",
     "check_writable",
     "delete_file",

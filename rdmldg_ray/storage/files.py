@@ -31,6 +31,12 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def absolute(location: str) -> str:
+    """A location that means the same place everywhere."""
+    # Workers run in other folders, where a relative path would mean another place.
+    return location if "://" in location else os.path.abspath(os.path.expanduser(location))
+
+
 def open_location(location: str) -> tuple[fs.FileSystem, str]:
     """The file system of a location and the path within it.
 

@@ -78,6 +78,17 @@ def test_runs_stand_side_by_side_with_what_differs(page):
     assert {"Accuracy by domain, pathway and round", "Confusion matrices", "Training"} <= set(texts)
 
 
+def test_cost_is_told_when_prices_are_given(runs, page, tmp_path):
+    assert "Time and versions" in page.read_text() and ">$<" not in page.read_text()
+    out = tmp_path / "r.html"
+    result = report("small", "--storage", runs, "--out", str(out), "--prices", "360", "0")
+    assert result.exit_code == 0, result.output
+    cells = [text.strip() for text in Parsed(out.read_text()).text if text.strip()]
+    # One worker, twenty seconds, a dollar for every ten.
+    start = cells.index("flat/mtct", cells.index("By stage"))
+    assert cells[start : start + 6] == ["flat/mtct", "20", "32.3", "0.01", "0.1", "2.00"]
+
+
 def test_wrong_answers_come_first_and_the_limit_holds(runs):
     cards = make_gallery(read_run(runs, "small"), 20)
     assert len(cards) <= 20
@@ -151,6 +162,12 @@ def test_in_a_browser_it_loads_without_an_error_and_filters(page):
                 assert gallery.locator(".card:visible").count() == all_cards
                 assert view.title() == "small, other - RD-MLDG"
                 assert view.evaluate("document.documentElement.scrollWidth") <= width, "no sideways scrolling"
+                # As wide as A4 with its margins.
+                view.emulate_media(media="print")
+                view.set_viewport_size({"width": 703, "height": 1000})
+                assert view.evaluate("document.documentElement.scrollWidth") <= 703
+                drawn = "[...document.images].every(image => image.complete && image.naturalWidth)"
+                assert view.evaluate(drawn), "what is not on the screen is printed too"
                 assert problems == []
         finally:
             browser.close()
