@@ -26,10 +26,9 @@ from rdmldg_ray.domainbed.samples import (
     DatasetInfo,
     chains_location,
     dataset_location,
-    iconbed_info,
     read_dataset_info,
-    write_iconbed,
 )
+from rdmldg_ray.embedded import embedded_info, is_embedded, write_embedded
 from rdmldg_ray.estimate import print_estimate, read_calibration
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.models.parity import PARITY_FILE
@@ -134,8 +133,7 @@ def show(
     with mistakes_explained(debug):
         root = absolute(storage or Config().storage)
         if run_name == "teacher":
-            if dataset == "iconbed":
-                write_iconbed(root)
+            write_embedded(root, dataset)
             location = chains_location(root, dataset, teacher)
         else:
             location = _candidates(join(root, "runs", run_name), held_out, round_number)
@@ -184,18 +182,16 @@ def open_dataset(config: Config) -> DatasetInfo:
     """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
     check_model(config.model.path)
     check_writable(config.storage)
-    if config.data.dataset == "iconbed":
-        write_iconbed(config.storage)
+    write_embedded(config.storage, config.data.dataset)
     info = read_dataset_info(config.storage, config.data.dataset)
     return info
 
 
 def planned_dataset(config: Config) -> DatasetInfo:
     """What is known of the data set before anything is written."""
-    embedded = config.data.dataset == "iconbed"
     written = exists(join(dataset_location(config.storage, config.data.dataset), "dataset.json"))
-    if embedded and not written:
-        return iconbed_info()
+    if is_embedded(config.data.dataset) and not written:
+        return embedded_info(config.data.dataset)
     return read_dataset_info(config.storage, config.data.dataset)
 
 
