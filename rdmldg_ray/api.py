@@ -18,7 +18,8 @@ from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed import ingest as ingesting
 from rdmldg_ray.domainbed.catalogue import get_dataset
 from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, plan_ingest
-from rdmldg_ray.domainbed.samples import DatasetInfo, read_dataset_info, write_iconbed
+from rdmldg_ray.domainbed.samples import DatasetInfo, read_dataset_info
+from rdmldg_ray.embedded import write_embedded
 from rdmldg_ray.models.folder import check_model, looks_local
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.pipeline import Pipeline
@@ -86,8 +87,7 @@ def annotate(
     """
     root = absolute(storage)
     check_writable(root)
-    if dataset == "iconbed":
-        write_iconbed(root)
+    write_embedded(root, dataset)
     request = Request(
         teacher,
         name or teacher.replace("/", "-"),
@@ -157,8 +157,7 @@ def open_dataset(config: Config) -> DatasetInfo:
     """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
     check_model(config.model.path)
     check_writable(config.storage)
-    if config.data.dataset == "iconbed":
-        write_iconbed(config.storage)
+    write_embedded(config.storage, config.data.dataset)
     return read_dataset_info(config.storage, config.data.dataset)
 
 

@@ -17,6 +17,8 @@ from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, read_data
 from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.report.ingest import class_notes, ingest_table
 from rdmldg_ray.storage import absolute, check_writable
+from rdmldg_ray.vqa.plan import count_questions, plan_questions
+from rdmldg_ray.vqa.rows import ENDINGS
 
 chains_app = typer.Typer(help="Chains in and out.", no_args_is_help=True)
 app.add_typer(chains_app, name="chains")
@@ -25,7 +27,11 @@ app.add_typer(chains_app, name="chains")
 @app.command()
 def ingest(
     source: Annotated[
-        str, typer.Argument(help="Folder, .zip or .tar of <environment>/<class>/<file>; local or s3://.")
+        str,
+        typer.Argument(
+            help="Folder, .zip or .tar of <environment>/<class>/<file>; or .jsonl, .csv or .parquet with "
+            "image, question, options, answer and domain in each row. Local or s3://."
+        ),
     ],
     dataset: Annotated[str, typer.Option(help="pacs, vlcs, officehome, terraincognita, iconbed or custom.")],
     name: Annotated[str, typer.Option(help="What a custom data set is called on storage.")] = "custom",
@@ -38,12 +44,12 @@ def ingest(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Bring a data set to storage: checked against the catalogue, bad images rejected and listed."""
+    """Bring a data set to storage: checked against the catalogue, bad images or rows rejected and listed."""
     with mistakes_explained(debug), answering(as_json) as answer:
         config = Config(storage=absolute(storage or Config().storage))
         wanted = name if dataset == "custom" else get_dataset(dataset).name
         with console.status("listing the source"):
-            plan = plan_ingest(absolute(source), config.storage, wanted, max_rejects)
+            plan = _plan(absolute(source), config.storage, wanted, max_rejects)
         if dry_run:
             found = _print_ingest(plan, None)
         elif is_ingested(plan):
@@ -101,6 +107,14 @@ def chains_import(
         answer({"location": there, "chains": counts.total(), "verdicts": counts})
 
 
+def _plan(source: str, root: str, dataset: str, max_rejects: float) -> IngestPlan:
+    if not source.endswith(ENDINGS):
+        return plan_ingest(source, root, dataset, max_rejects)
+    if dataset in DATASETS:
+        raise ValueError(f"{source}: {dataset} has classes, not questions; ingest rows as --dataset custom")
+    return plan_questions(source, root, dataset, max_rejects)
+
+
 def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
     """What an ingest did; without ``info``, what it would do. Returns the same for JSON."""
     root, name = plan.target.root, plan.target.name
@@ -119,7 +133,11 @@ def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
             known.num_images if known else None,
         )
     )
-    for note in class_notes(len(plan.target.classes), plan.layout.missing_classes()):
+    if plan.target.questions:
+        notes = [f"{count_questions(plan)} questions, {len(plan.target.classes)} answers"]
+    else:
+        notes = class_notes(len(plan.target.classes), plan.layout.missing_classes())
+    for note in notes:
         console.print(note, highlight=False)
     if info and rejects:
         console.print(f"rejects and their reasons: {plan.target.rejects()}", highlight=False, soft_wrap=True)
