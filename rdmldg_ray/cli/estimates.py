@@ -40,8 +40,9 @@ def calibrate_command(
             entries = [entry for entry in list_entries(folder) if not entry.location.startswith(inner)]
             sizes[stage.name] = sum(entry.size for entry in entries)
             if stage.kind in ("mtct", "train"):
-                lines = read_bytes(join(folder, "metrics.jsonl")).decode().splitlines()
-                rates[stage.name] = [json.loads(line)["samples_per_s"] for line in lines]
+                last = json.loads(read_bytes(join(folder, "metrics.jsonl")).decode().splitlines()[-1])
+                if last["resumed_at"] == 0:  # else its rate is not that of the whole stage
+                    rates[stage.name] = last["samples_per_s"]
         machine = f"{platform.machine()}, {config.workers.num_workers} workers"
         found = calibrate(config, info, state, rates, sizes, machine)
         out.write_text(found.model_dump_json(indent=2) + "\n")

@@ -82,7 +82,9 @@ def run(
         if dry_run and calibration:
             rates = read_calibration(calibration)
             for config in configs:
-                print_estimate(console, config, planned_dataset(config), rates, prices)
+                info = planned_dataset(config)
+                state = Pipeline(config, info, console).state()
+                print_estimate(console, config, info, rates, prices, state)
 
 
 @app.command()
