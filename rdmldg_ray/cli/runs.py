@@ -90,8 +90,10 @@ def run(
             rates = read_calibration(calibration)
             paid = Prices(worker_hour=prices[0], gb_month=prices[1])
             for config, planned in zip(configs, runs, strict=True):
-                rows = estimate(config, planned_dataset(config), rates)
-                print_estimate(console, config, rows, rates, paid)
+                info = planned_dataset(config)
+                rows = estimate(config, info, rates)
+                state = Pipeline(config, info, console).state()
+                print_estimate(console, config, info, rows, rates, paid, state)
                 planned["estimate"] = [{**asdict(row), "dollars": row.cost(paid)} for row in rows]
         answer({"runs": runs})
 
