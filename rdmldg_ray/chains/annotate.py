@@ -21,6 +21,7 @@ from rdmldg_ray.chains.pricing import (
     text_tokens,
 )
 from rdmldg_ray.chains.prompts import TEACHER_PROMPT_VERSION, teacher_prompt
+from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.chains.ratelimit import StoppedError
 from rdmldg_ray.chains.teacher import Answer, Endpoint, SampleError, Teacher, TeacherError
 from rdmldg_ray.chains.verdict import Verdict, judge_text
@@ -88,7 +89,6 @@ class Annotation:
         self.request = request
         identity = {"model": request.model, "prompt_version": TEACHER_PROMPT_VERSION}
         self.store = AnswerStore(root, info.name, request.source, info.environments, identity)
-        self.prompt = teacher_prompt(info.classes)
         samples = _with_sizes(root, info).to_pylist()
         # In an order of chance, so that a part of them shows all domains and classes.
         samples.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
@@ -104,8 +104,13 @@ class Annotation:
         """What asking about the pending samples takes; the answers so far tell how long answers are."""
         store = self.store
         expected = store.answer_tokens / store.answers if store.answers else EXPECTED_ANSWER_TOKENS
-        sizes = [(row["width"], row["height"]) for row in self.pending]
-        return estimate(self.request.model, self.prompt, sizes, self.request.candidates, expected)
+        requests = [(self.prompt(row), (row["width"], row["height"])) for row in self.pending]
+        return estimate(self.request.model, requests, self.request.candidates, expected)
+
+    def prompt(self, sample: Mapping[str, Any]) -> str:
+        """What the teacher is asked about a sample; never the label."""
+        asked = question_of(sample, self.info.classes)
+        return teacher_prompt(asked.options, asked.text)
 
     def run(self, endpoint: Endpoint, progress: Callable[[int, int, str], None]) -> Outcome:
         """Ask about the pending samples.
@@ -149,7 +154,6 @@ class _Run:
         average = self.annotation.estimate().prompt_tokens // max(1, len(pending))
         self.teacher = Teacher(
             endpoint,
-            self.annotation.info.classes,
             self.request.max_tokens,
             self.request.temperature,
             average,
@@ -192,16 +196,17 @@ class _Run:
             self.failures_in_a_row = 0
             verdict = Verdict(None, answer.reason)
             if not answer.reason:
-                verdict = judge_text(answer.text, sample["label"], self.annotation.info.classes)
+                options = question_of(sample, self.annotation.info.classes).options
+                verdict = judge_text(answer.text, sample["label"], options)
             await self._keep(sample, candidate, answer, verdict)
             if verdict.kept:
                 return
 
     async def _ask(self, sample: Mapping[str, Any], image: bytes) -> Answer | None:
         """One answer, paid from the budget; None when that does not allow one more."""
-        request = self.request
-        prompt = image_tokens(request.model, sample["width"], sample["height"])
-        most = self.price.of(prompt + text_tokens(self.annotation.prompt), request.max_tokens)
+        request, prompt = self.request, self.annotation.prompt(sample)
+        shown = image_tokens(request.model, sample["width"], sample["height"])
+        most = self.price.of(shown + text_tokens(prompt), request.max_tokens)
         async with self.settled:
             while not self.budget.reserve(most):
                 # What others set aside may turn out to be less.
@@ -215,7 +220,7 @@ class _Run:
                 await self.settled.wait()
         cost = 0.0
         try:
-            answer = await self.teacher.ask(sample["id"], image)
+            answer = await self.teacher.ask(sample["id"], image, prompt)
             cost = self.price.of(answer.prompt_tokens, answer.answer_tokens)
             return answer
         finally:

@@ -18,8 +18,15 @@ import pyarrow.parquet as pq
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.prompts import reasoning_prompt
+from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.chains.store import read_chains
-from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, DatasetInfo, chains_location, read_dataset_info
+from rdmldg_ray.domainbed.samples import (
+    CHAIN_SCHEMA,
+    QUESTION_SCHEMA,
+    DatasetInfo,
+    chains_location,
+    read_dataset_info,
+)
 from rdmldg_ray.domainbed.view import sample_index
 
 Form = Literal["sharegpt", "huggingface"]
@@ -45,6 +52,10 @@ _HF_FEATURES = {
     "label": {"dtype": "string", "_type": "Value"},
     "domain": {"dtype": "string", "_type": "Value"},
     **{name: {"dtype": str(CHAIN_SCHEMA.field(name).type), "_type": "Value"} for name in CHAIN_SCHEMA.names},
+}
+_HF_QUESTION_FEATURES = {
+    "question": {"dtype": "string", "_type": "Value"},
+    "options": {"_type": "List", "feature": {"dtype": "string", "_type": "Value"}},
 }
 _HF_README = """---
 configs:
@@ -86,10 +97,10 @@ def export_chains(
 
 
 def _write_sharegpt(location: str, info: DatasetInfo, rows: Sequence[Mapping[str, Any]]) -> None:
-    prompt = reasoning_prompt(info.classes)
-
     def lines() -> Iterator[bytes]:
         for row in rows:
+            asked = question_of(row, info.classes)
+            prompt = reasoning_prompt(asked.options, asked.text)
             messages = [
                 {"role": "user", "content": f"{IMAGE_MARK}{prompt}"},
                 {"role": "assistant", "content": row["text"]},
@@ -110,9 +121,11 @@ def _write_huggingface(
     location: str, info: DatasetInfo, source: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    head = [("image", image), ("label", pa.string()), ("domain", pa.string())]
+    asked = QUESTION_SCHEMA if info.questions else []
+    head = [("image", image), *asked, ("label", pa.string()), ("domain", pa.string())]
     # Without this note the library would take an image for a struct of bytes.
-    note = {"huggingface": json.dumps({"info": {"features": _HF_FEATURES}})}
+    features = _HF_FEATURES | (_HF_QUESTION_FEATURES if info.questions else {})
+    note = {"huggingface": json.dumps({"info": {"features": features}})}
     schema = pa.schema([*head, *CHAIN_SCHEMA], metadata=note)
     parts = list(_batches(rows, _ROWS_PER_FILE))
     for number, part in enumerate(parts):

@@ -15,9 +15,16 @@ import pyarrow as pa
 from rdmldg_ray import storage
 from rdmldg_ray.chains.export import IMAGE_MARK
 from rdmldg_ray.chains.format import ChainFormatError, parse_chain
+from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.chains.store import write_chains
 from rdmldg_ray.chains.verdict import judge_text
-from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, DatasetInfo, chains_location, read_dataset_info
+from rdmldg_ray.domainbed.samples import (
+    CHAIN_SCHEMA,
+    DatasetInfo,
+    chains_location,
+    question_columns,
+    read_dataset_info,
+)
 from rdmldg_ray.domainbed.view import sample_index
 
 _PROBLEMS_SHOWN = 20
@@ -73,7 +80,7 @@ class _Import:
                 f"the field 'conclusion' is '{row['conclusion']}', but the chain concludes '{conclusion}'; "
                 "correct or remove the field"
             )
-        verdict = judge_text(text, label, self.info.classes)
+        verdict = judge_text(text, label, question_of(sample, self.info.classes).options)
         if kept and not verdict.kept:
             raise ValueError(
                 f"the chain is marked as kept, but concludes '{conclusion}' where the label is '{label}'; "
@@ -118,8 +125,9 @@ def import_chains(location: str, root: str, dataset: str, source: str, replace: 
     there = chains_location(root, dataset, source)
     if storage.list_files(there, ".parquet") and not replace:
         raise ValueError(f"{there}: holds chains already; choose another source, or --replace them")
-    index = sample_index(root, info, info.environments).select(["id", "label", "domain"])
-    found = _Import(info, {row["id"]: row for row in index.to_pylist()}, source)
+    index = sample_index(root, info, info.environments)
+    known = index.select(["id", "label", "domain", *question_columns(index)]).to_pylist()
+    found = _Import(info, {row["id"]: row for row in known}, source)
     for file in _chain_files(location):
         for place, read in _jsonl_rows(file) if file.endswith(".jsonl") else _parquet_rows(file):
             found.add(place, read)

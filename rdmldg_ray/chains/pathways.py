@@ -1,13 +1,13 @@
 """From image, question and options to model inputs, the same for trainer and engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 
-from rdmldg_ray.chains.prompts import direct_prompt, reasoning_prompt
+from rdmldg_ray.chains.prompts import QUESTION, direct_prompt, reasoning_prompt
 
 
 def render_prompt(processor: Any, text: str) -> str:
@@ -27,7 +27,7 @@ class EncodedImages:
 
 
 class PathwayPrompts:
-    """The prompts of both pathways over one list of classes, tokenized once.
+    """The prompts of both pathways for one question and list of options, tokenized once.
 
     ``direct_tail`` and ``reasoning_tail`` are the token ids of each pathway's prompt after the
     longest prefix that both have in common. Cutting between tokens, not characters, keeps every
@@ -37,12 +37,16 @@ class PathwayPrompts:
     """
 
     def __init__(
-        self, processor: Any, class_names: Sequence[str], image_settings: dict[str, Any] | None = None
+        self,
+        processor: Any,
+        options: Sequence[str],
+        image_settings: dict[str, Any] | None = None,
+        question: str = QUESTION,
     ):
         self.processor = processor
         self.image_settings = image_settings or {}
-        self.direct_text = render_prompt(processor, direct_prompt(class_names))
-        self.reasoning_text = render_prompt(processor, reasoning_prompt(class_names))
+        self.direct_text = render_prompt(processor, direct_prompt(options, question))
+        self.reasoning_text = render_prompt(processor, reasoning_prompt(options, question))
         direct = processor.tokenizer(self.direct_text)["input_ids"]
         reasoning = processor.tokenizer(self.reasoning_text)["input_ids"]
         self.direct_ids: list[int] = direct  # the image placeholder is not expanded
@@ -57,16 +61,29 @@ class PathwayPrompts:
         tail_text = processor.tokenizer.decode(self.reasoning_tail)
         assert image_token not in tail_text, "the chat template puts the image after the text"
 
+    def asking(self, sample: Mapping[str, Any]) -> "PathwayPrompts":
+        """The prompts for a sample: of its own question and options, where its row has them, or these."""
+        if sample.get("question") is None:
+            return self
+        return PathwayPrompts(self.processor, sample["options"], self.image_settings, sample["question"])
+
     def target_ids(self, text: str) -> list[int]:
         """An answer as the model is to write it: its tokens and the end of the turn."""
         tokenizer = self.processor.tokenizer
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*ids, tokenizer.eos_token_id]
 
-    def encode(self, images: Sequence[Image.Image]) -> EncodedImages:
-        """Run the image processor and expand the image tokens, for a batch of RGB images."""
+    def encode(
+        self, images: Sequence[Image.Image], asked: "Sequence[PathwayPrompts] | None" = None
+    ) -> EncodedImages:
+        """Run the image processor and expand the image tokens, for a batch of RGB images.
+
+        Args:
+            asked: the prompts for each image; these for all by default.
+        """
+        asked = asked or [self] * len(images)
         inputs = self.processor(
-            text=[self.reasoning_text] * len(images),
+            text=[prompts.reasoning_text for prompts in asked],
             images=[[image] for image in images],
             padding=True,
             return_tensors="pt",
@@ -74,6 +91,8 @@ class PathwayPrompts:
         )
         token_ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         inputs.pop("mm_token_type_ids", None)  # follows from the tokens; see mtct.positions
-        tail = len(self.reasoning_tail)
-        prefixes = [ids[keep.bool()].tolist()[:-tail] for ids, keep in zip(token_ids, mask, strict=True)]
+        prefixes = [
+            ids[keep.bool()].tolist()[: -len(prompts.reasoning_tail)]
+            for ids, keep, prompts in zip(token_ids, mask, asked, strict=True)
+        ]
         return EncodedImages(prefixes, dict(inputs))

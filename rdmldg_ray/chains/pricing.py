@@ -84,15 +84,18 @@ class Estimate:
 
 
 def estimate(
-    model: str, prompt: str, sizes: Iterable[tuple[int, int]], candidates: int, answer_tokens: float
+    model: str,
+    requests: Iterable[tuple[str, tuple[int, int]]],
+    candidates: int,
+    answer_tokens: float,
 ) -> Estimate:
-    """Estimate the tokens for images of the given (width, height), one request each.
+    """Estimate the tokens for requests, each of a prompt and an image of some (width, height).
 
     Args:
         candidates: at most so many requests for each image.
         answer_tokens: to expect in an answer.
     """
-    prompts = [text_tokens(prompt) + image_tokens(model, *size) for size in sizes]
+    prompts = [text_tokens(prompt) + image_tokens(model, *size) for prompt, size in requests]
     return Estimate(len(prompts), sum(prompts), round(answer_tokens * len(prompts)), candidates)
 
 

@@ -1,4 +1,4 @@
-"""A teacher behind an OpenAI-compatible endpoint: an image and the class names in, a chain out.
+"""A teacher behind an OpenAI-compatible endpoint: an image and a question with options in, a chain out.
 
 The label is withheld: this module never sees it.
 """
@@ -6,12 +6,11 @@ The label is withheld: this module never sees it.
 import base64
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rdmldg_ray.chains.pricing import text_tokens
-from rdmldg_ray.chains.prompts import teacher_prompt
 from rdmldg_ray.chains.ratelimit import RateLimit
 from rdmldg_ray.images import viewable
 
@@ -77,7 +76,6 @@ class Teacher:
     def __init__(
         self,
         endpoint: Endpoint,
-        class_names: Sequence[str],
         max_tokens: int,
         temperature: float | None,
         prompt_tokens: int,
@@ -91,7 +89,6 @@ class Teacher:
                 "teacher of your own (--teacher vllm --model ...)"
             )
         self.model = endpoint.model
-        self.prompt = teacher_prompt(class_names)
         self.prompt_tokens = prompt_tokens
         self.rate_limit = RateLimit(prompt_tokens + max_tokens)
         self._secret = api_key
@@ -112,8 +109,8 @@ class Teacher:
         # A user and a password may stand before an @.
         self._shown_url = re.sub(r"//[^/]*@", "//", str(self._client.base_url).rstrip("/"))
 
-    async def ask(self, sample_id: str, image: bytes) -> Answer:
-        """One candidate for an encoded image.
+    async def ask(self, sample_id: str, image: bytes, prompt: str) -> Answer:
+        """One candidate for an encoded image, by a prompt of ``prompts.teacher_prompt``.
 
         Raises:
             TeacherError: when no sample would get an answer: no access, no such model, nothing left to pay
@@ -124,7 +121,7 @@ class Teacher:
 
         try:
             completion = await self._client.chat.completions.create(
-                model=self.model, messages=[self._question(sample_id, image)], **self._settings
+                model=self.model, messages=[_turn(sample_id, image, prompt)], **self._settings
             )
         except openai.APIError as error:
             raise self._explained(error) from None
@@ -137,17 +134,6 @@ class Teacher:
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.close()
-
-    def _question(self, sample_id: str, image: bytes) -> Any:
-        mime, data = viewable(sample_id, image)
-        url = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-        return {
-            "role": "user",
-            "content": [
-                {"type": "image_url", "image_url": {"url": url, "detail": "high"}},
-                {"type": "text", "text": self.prompt},
-            ],
-        }
 
     def _answer(self, completion: Any, choices: Any) -> Answer:
         message = choices[0].message if choices else None
@@ -207,3 +193,15 @@ class Teacher:
 
     def _words(self, error: "openai.APIError") -> str:
         return str(error.message).replace(self._secret, "***")[:_SHOWN]
+
+
+def _turn(sample_id: str, image: bytes, prompt: str) -> Any:
+    mime, data = viewable(sample_id, image)
+    url = f"data:{mime};base64,{base64.b64encode(data).decode()}"
+    return {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": url, "detail": "high"}},
+            {"type": "text", "text": prompt},
+        ],
+    }

@@ -37,6 +37,9 @@ SAMPLE_SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of the image's bytes, hexadecimal
     ]
 )
+# A data set of questions has these columns too, in samples and index: what is asked about the image, and
+# the options, of which the label is one. One of classes asks the same about every image, and lacks them.
+QUESTION_SCHEMA = pa.schema([("question", pa.string()), ("options", pa.list_(pa.string()))])
 # All but the image, and where in the part it lies: what a stage plans with, read in one go.
 INDEX_SCHEMA = pa.schema(
     [
@@ -79,6 +82,8 @@ class DatasetInfo:
         counts: images in each environment.
         sizes: files in each environment that ImageFolder would list, where that is more than its images
             because some were rejected; they keep their places in the order.
+        questions: whether each sample has a question and options of its own; ``classes`` are then all
+            labels that occur.
     """
 
     name: str
@@ -86,6 +91,7 @@ class DatasetInfo:
     classes: tuple[str, ...]
     counts: Mapping[str, int]
     sizes: Mapping[str, int] = field(default_factory=dict)
+    questions: bool = False
 
     def size(self, domain: str) -> int:
         """How many files ImageFolder would list in an environment: what DomainBed splits."""
@@ -134,6 +140,7 @@ def read_dataset_info(root: str, name: str) -> DatasetInfo:
             classes=tuple(value["classes"]),
             counts={domain: int(value["counts"][domain]) for domain in value["environments"]},
             sizes={domain: int(size) for domain, size in value.get("sizes", {}).items()},
+            questions=bool(value.get("questions", False)),
         )
     except storage.StorageError as error:
         raise ValueError(f"{error}; {remedy}") from error
@@ -177,8 +184,13 @@ def write_iconbed(storage_root: str) -> None:
 
 
 def write_samples(root: str, name: str, domain: str, part: int, samples: pa.Table) -> None:
-    """Write one part of a domain's samples, a table of SAMPLE_SCHEMA, and before it its index."""
-    assert samples.schema.equals(SAMPLE_SCHEMA)
+    """Write one part of a domain's samples, and before it its index.
+
+    Args:
+        samples: a table of SAMPLE_SCHEMA, followed by QUESTION_SCHEMA in a data set of questions.
+    """
+    asked = QUESTION_SCHEMA if question_columns(samples) else []
+    assert samples.schema.equals(pa.schema([*SAMPLE_SCHEMA, *asked]))
     size = pc.sum(pc.binary_length(samples["image"])).as_py() or 0
     rows_per_group = max(1, min(_ROWS_PER_GROUP, _BYTES_PER_GROUP * len(samples) // max(1, size)))
     places = [divmod(row, rows_per_group) for row in range(len(samples))]
@@ -199,6 +211,11 @@ def write_samples(root: str, name: str, domain: str, part: int, samples: pa.Tabl
     )
     location = storage.join(samples_location(root, name, domain), PART.format(part))
     storage.write_bytes(location, sink.getvalue().to_pybytes())
+
+
+def question_columns(table: pa.Table) -> list[str]:
+    """Those of QUESTION_SCHEMA that a table of samples has: all, or none in a data set of classes."""
+    return [name for name in QUESTION_SCHEMA.names if name in table.column_names]
 
 
 def iconbed_file(file_name: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from rdmldg_ray.domainbed.samples import DatasetInfo, index_location, samples_location
+from rdmldg_ray.domainbed.samples import DatasetInfo, index_location, question_columns, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.storage import StorageError, join, list_files, read_table
 
@@ -20,7 +20,8 @@ def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Tab
     """One row for each sample of the given domains, without its image.
 
     Columns: ``id``, ``label``, ``label_id``, ``domain``, ``index`` (in ImageFolder order within the
-    domain), and where the image lies: ``file``, ``row_group``, ``row``.
+    domain), those of ``samples.QUESTION_SCHEMA`` in a data set of questions, and where the image lies:
+    ``file``, ``row_group``, ``row``.
 
     Raises:
         ValueError: for a domain that the data set does not have.
@@ -47,8 +48,9 @@ def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Tab
 def _index_part(root: str, name: str, domain: str, location: str) -> pa.Table:
     index = read_table(location)
     part = join(samples_location(root, name, domain), location.rsplit("/", 1)[-1])
-    return index.select([*_COLUMNS, "row_group", "row"]).add_column(
-        len(_COLUMNS), "file", pa.array([part] * len(index), pa.string())
+    columns = [*_COLUMNS, *question_columns(index)]
+    return index.select([*columns, "row_group", "row"]).add_column(
+        len(columns), "file", pa.array([part] * len(index), pa.string())
     )
 
 

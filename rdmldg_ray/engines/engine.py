@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import display_name
+from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config import Config
 from rdmldg_ray.engines.lifeline import tie_children
 from rdmldg_ray.images import ImageError, decode_image
@@ -137,24 +138,31 @@ class Engine:
         for an answer.
 
         Args:
-            batch: has ``label`` as well when the request asks to score it.
+            batch: has ``label`` as well when the request asks to score it, and ``question`` and
+                ``options`` in a data set of questions.
 
         Raises:
             EngineLostError: when vLLM's own process has ended.
         """
         assert self.prompts is not None
-        prompt = self.prompts.direct_text if request.pathway == "direct" else self.prompts.reasoning_text
         images, errors = _decode(batch)
+        samples = {row["id"]: row for row in batch.drop_columns(["image"]).to_pylist()}
+        asked = {sample_id: self.prompts.asking(samples[sample_id]) for sample_id in images}
+        direct = request.pathway == "direct"
+        texts = [prompts.direct_text if direct else prompts.reasoning_text for prompts in asked.values()]
         outputs = self._run(
-            [{"prompt": prompt, "multi_modal_data": {"image": image}} for image in images.values()],
-            [self._sampling(request, sample_id) for sample_id in images],
+            [
+                {"prompt": text, "multi_modal_data": {"image": image}}
+                for text, image in zip(texts, images.values(), strict=True)
+            ],
+            [self._sampling(request, samples[sample_id]) for sample_id in images],
         )
         answers = dict(zip(images, outputs, strict=True))
         for sample_id, output in answers.items():
             if isinstance(output, str):
                 errors[sample_id] = f"{sample_id}: {output}"
                 del images[sample_id]
-        labels = self._label_logprobs(batch, images) if request.score_label else {}
+        labels = self._label_logprobs(samples, asked, images) if request.score_label else {}
         rows: list[dict[str, Any]] = [{"id": i, "error": error, **_NO_ANSWER} for i, error in errors.items()]
         for sample_id in images:
             [answer] = answers[sample_id].outputs
@@ -175,18 +183,25 @@ class Engine:
     def score_chains(self, batch: pa.Table) -> list[list[float]]:
         """Log-probability, in nats, of each token of given chains: rows of ``id``, ``image``, ``chain``."""
         assert self.prompts is not None
-        rows = batch.select(["id", "image"]).to_pylist()
+        rows = batch.to_pylist()
         images = [decode_image(row["id"], row["image"]) for row in rows]
-        return self._score(self.prompts.reasoning_ids, images, batch["chain"].to_pylist())
+        prompts = [self.prompts.asking(row).reasoning_ids for row in rows]
+        return self._score(prompts, images, [row["chain"] for row in rows])
 
-    def _label_logprobs(self, batch: pa.Table, images: dict[str, "Image"]) -> dict[str, float]:
-        assert self.prompts is not None
-        labels = dict(zip(batch["id"].to_pylist(), batch["label"].to_pylist(), strict=True))
-        targets = [display_name(labels[sample_id]) for sample_id in images]
-        scored = self._score(self.prompts.direct_ids, list(images.values()), targets)
+    def _label_logprobs(
+        self,
+        samples: dict[str, dict[str, Any]],
+        asked: dict[str, "PathwayPrompts"],
+        images: dict[str, "Image"],
+    ) -> dict[str, float]:
+        prompts = [asked[sample_id].direct_ids for sample_id in images]
+        targets = [display_name(samples[sample_id]["label"]) for sample_id in images]
+        scored = self._score(prompts, list(images.values()), targets)
         return {sample_id: sum(tokens) for sample_id, tokens in zip(images, scored, strict=True)}
 
-    def _score(self, prompt: list[int], images: list["Image"], targets: list[str]) -> list[list[float]]:
+    def _score(
+        self, prompts: list[list[int]], images: list["Image"], targets: list[str]
+    ) -> list[list[float]]:
         """Log-probability, in nats, of each token of a target after prompt and image."""
         from vllm import SamplingParams
 
@@ -195,7 +210,7 @@ class Engine:
         outputs = self._run(
             [
                 {"prompt_token_ids": prompt + ids, "multi_modal_data": {"image": image}}
-                for image, ids in zip(images, target_ids, strict=True)
+                for prompt, image, ids in zip(prompts, images, target_ids, strict=True)
             ],
             [SamplingParams(max_tokens=1, prompt_logprobs=0) for _ in images],
         )
@@ -314,19 +329,20 @@ class Engine:
             # processor, long after the folder is gone.
             self.llm.llm_engine.model_config.model = str(self.base)
 
-    def _sampling(self, request: Request, sample_id: str) -> Any:
+    def _sampling(self, request: Request, sample: dict[str, Any]) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         constraint = None
         if request.pathway == "direct":
-            constraint = StructuredOutputsParams(choice=[display_name(name) for name in self.class_names])
+            options = question_of(sample, self.class_names).options
+            constraint = StructuredOutputsParams(choice=[display_name(name) for name in options])
         return SamplingParams(
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_new_tokens,
             logprobs=0,
-            seed=zlib.crc32(f"{request.seed}/{sample_id}/{request.attempt}".encode()),
+            seed=zlib.crc32(f"{request.seed}/{sample['id']}/{request.attempt}".encode()),
             structured_outputs=constraint,
         )
 

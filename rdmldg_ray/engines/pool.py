@@ -14,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from rdmldg_ray.cluster_room import describe_cluster
 from rdmldg_ray.config import Config
+from rdmldg_ray.domainbed.samples import question_columns
 from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, LoadReport, Request
 from rdmldg_ray.settings import EnginesConfig
 from rdmldg_ray.storage import read_images
@@ -126,7 +127,7 @@ class EnginePool:
     def _batches(self, samples: pa.Table, request: Request) -> Any:
         size = self._engines.batch_size
         columns = ["id", "file", "row_group", "row", *(["label"] if request.score_label else [])]
-        index = samples.select(columns)
+        index = samples.select([*columns, *question_columns(samples)])
         # One block for each batch, so that no reader takes more of the images than a batch at once.
         blocks = [index.slice(start, size) for start in range(0, len(index), size)]
         # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free.

@@ -6,7 +6,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.format import conclusion_of, match_class
+from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config import Config
+from rdmldg_ray.domainbed.samples import question_columns
 from rdmldg_ray.engines.engine import Request
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.settings import Pathway
@@ -19,7 +21,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("held_out", pa.bool_()),
         ("pathway", pa.string()),
         ("label", pa.string()),
-        ("prediction", pa.string()),  # a class, or null where the answer names none
+        ("prediction", pa.string()),  # one of the options, or null where the answer names none
         ("correct", pa.bool_()),
         ("text", pa.string()),
         ("num_tokens", pa.int32()),
@@ -37,7 +39,8 @@ def predict(
 ) -> pa.Table:
     """Greedy answers of every configured pathway, in ``PREDICTION_SCHEMA``.
 
-    The direct pathway's answer is constrained to the class names; the reasoning pathway's is what
+    The direct pathway's answer is constrained to the options, which are the class names or, in a data set
+    of questions, the sample's own; the reasoning pathway's is what
     stands in its conclusion.
 
     Args:
@@ -60,17 +63,17 @@ def score_answers(answers: pa.Table, samples: pa.Table, class_names: list[str], 
     Raises:
         ValueError: for an image that did not decode; accuracies over other images would not compare.
     """
-    known = {
-        row["id"]: row for row in samples.select(["id", "domain", "part", "held_out", "label"]).to_pylist()
-    }
+    columns = ["id", "domain", "part", "held_out", "label", *question_columns(samples)]
+    known = {row["id"]: row for row in samples.select(columns).to_pylist()}
     rows = []
     for answer in answers.to_pylist():
         if answer["error"]:
             raise ValueError(answer["error"])
         sample = known[answer["id"]]
         named = answer["text"] if pathway == "direct" else conclusion_of(answer["text"])
-        index = None if named is None else match_class(named, class_names)
-        prediction = None if index is None else class_names[index]
+        options = question_of(sample, class_names).options
+        index = None if named is None else match_class(named, options)
+        prediction = None if index is None else options[index]
         rows.append(
             {
                 **sample,

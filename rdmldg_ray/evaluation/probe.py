@@ -43,21 +43,28 @@ class Probe:
         self.prompts = PathwayPrompts(load_processor(base), class_names, config.model.image_settings)
 
     @torch.inference_mode()
-    def score(self, image: Image.Image, chain: str, label: str) -> Iterator[dict[str, Any]]:
+    def score(
+        self, image: Image.Image, chain: str, label: str, prompts: PathwayPrompts | None = None
+    ) -> Iterator[dict[str, Any]]:
         """``target``, ``position``, ``token``, ``logprob`` and ``entropy`` of each token of the chain
-        under q_reason and of the class under q_cls, the end of the turn included."""
-        encoded = self.prompts.encode([image])
+        under q_reason and of the class under q_cls, the end of the turn included.
+
+        Args:
+            prompts: of the sample, where it has a question of its own.
+        """
+        prompts = prompts or self.prompts
+        encoded = prompts.encode([image])
         [prefix] = encoded.prefixes
         answers = {
-            "chain": (self.prompts.reasoning_tail, self.prompts.target_ids(chain)),
-            "class": (self.prompts.direct_tail, self.prompts.target_ids(display_name(label))),
+            "chain": (prompts.reasoning_tail, prompts.target_ids(chain)),
+            "class": (prompts.direct_tail, prompts.target_ids(display_name(label))),
         }
         for name, (tail, target) in answers.items():
             logits = self._logits(prefix + tail + target, encoded.model_inputs, len(target) + 1)
             logprobs = logits[:-1].float().log_softmax(-1)
             entropy = -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(-1)
             chosen = logprobs.gather(1, torch.tensor(target, device=self.device)[:, None]).flatten()
-            tokens = self.prompts.processor.tokenizer.convert_ids_to_tokens(target)
+            tokens = prompts.processor.tokenizer.convert_ids_to_tokens(target)
             for position, values in enumerate(zip(tokens, chosen.tolist(), entropy.tolist(), strict=True)):
                 token, logprob, spread = values
                 yield {
@@ -124,7 +131,7 @@ def probe(
     for row, data in zip(samples.to_pylist(), read_images(samples), strict=True):
         image = decode_image(row["id"], data)
         known = {"model": model, "id": row["id"], "domain": row["domain"]}
-        for token in found.score(image, row["chain"], row["label"]):
+        for token in found.score(image, row["chain"], row["label"], found.prompts.asking(row)):
             tokens.append({**known, "held_out": row["held_out"], **token})
         embeddings.append({**known, "kind": "image", "vector": found.embed_image(image)})
         embeddings.append({**known, "kind": "chain", "vector": found.embed_text(row["chain"])})

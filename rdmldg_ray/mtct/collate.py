@@ -12,6 +12,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.chains.prompts import display_name
+from rdmldg_ray.domainbed.samples import QUESTION_SCHEMA
 from rdmldg_ray.images import decode_image
 from rdmldg_ray.mtct.augment import augment_image
 from rdmldg_ray.mtct.faults import check_images
@@ -79,8 +80,12 @@ class MtctCollator(ArrowBatchCollateFn):
     def _micro_batch(self, row: dict[str, Any], part: list[int]) -> MicroBatch:
         ids = [row["id"][i] for i in part]
         images = [self._image(row["id"][i], row["image"][i], row["epoch"]) for i in part]
-        encoded = self.prompts.encode(images)
-        branches = [self.branches(row["label"][i], row["chain"][i]) for i in part]
+        asked = [self.prompts.asking({n: row[n][i] for n in QUESTION_SCHEMA.names if n in row}) for i in part]
+        encoded = self.prompts.encode(images, asked)
+        branches = [
+            self.branches(row["label"][i], row["chain"][i], prompts)
+            for i, prompts in zip(part, asked, strict=True)
+        ]
         for sample_id, prefix, row_branches in zip(ids, encoded.prefixes, branches, strict=True):
             self._check_length(sample_id, len(prefix), row_branches)
         layout = lay_out(encoded.prefixes, branches, self.prompts.processor.tokenizer.pad_token_id)
@@ -102,13 +107,13 @@ class MtctCollator(ArrowBatchCollateFn):
         rng = np.random.default_rng([self.seed, epoch, zlib.crc32(sample_id.encode())])
         return augment_image(image, rng)
 
-    def branches(self, label: str, chain: str | None) -> list[Branch]:
+    def branches(self, label: str, chain: str | None, prompts: PathwayPrompts) -> list[Branch]:
         """The pathways of one sample; one of weight zero, or a missing chain, is not laid out at all."""
         branches = []
         if self.weights.direct > 0:
-            target = self.prompts.target_ids(display_name(label))
-            branches.append(Branch(DIRECT, self.prompts.direct_tail, target))
+            target = prompts.target_ids(display_name(label))
+            branches.append(Branch(DIRECT, prompts.direct_tail, target))
         if self.weights.reasoning > 0 and chain is not None:
-            target = self.prompts.target_ids(chain)
-            branches.append(Branch(REASONING, self.prompts.reasoning_tail, target))
+            target = prompts.target_ids(chain)
+            branches.append(Branch(REASONING, prompts.reasoning_tail, target))
         return branches

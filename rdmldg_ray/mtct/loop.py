@@ -19,6 +19,7 @@ from deepspeed.accelerator import get_accelerator
 from transformers import get_scheduler
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
+from rdmldg_ray.domainbed.samples import question_columns
 from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
@@ -265,19 +266,21 @@ class Worker:
     def _known_logprobs(self) -> pa.Table:
         """The parity set with the log-probability of each chain token; all ranks take part."""
         samples = self.job.parity_set
-        known = samples.select(["id", "chain"])
+        known = samples.select(["id", "chain", *question_columns(samples)])
         known = known.append_column("image", pa.array(read_images(samples), pa.binary()))
         self.engine.eval()
         with torch.no_grad():
-            logprobs = [self._chain_logprobs(**row) for row in known.to_pylist()]
+            logprobs = [self._chain_logprobs(row) for row in known.to_pylist()]
         return known.append_column("logprobs", pa.array(logprobs))
 
-    def _chain_logprobs(self, id: str, chain: str, image: bytes) -> list[float]:
-        encoded = self.prompts.encode([decode_image(id, image)])
-        branch = Branch(REASONING, self.prompts.reasoning_tail, self.prompts.target_ids(chain))
-        layout = lay_out(encoded.prefixes, [[branch]], self.prompts.processor.tokenizer.pad_token_id)
+    def _chain_logprobs(self, row: dict[str, Any]) -> list[float]:
+        prompts = self.prompts.asking(row)
+        encoded = prompts.encode([decode_image(row["id"], row["image"])])
+        branch = Branch(REASONING, prompts.reasoning_tail, prompts.target_ids(row["chain"]))
+        layout = lay_out(encoded.prefixes, [[branch]], prompts.processor.tokenizer.pad_token_id)
+        micro = MicroBatch([row["id"]], layout, encoded.model_inputs)
         # Not through DeepSpeed, which would bring autocast with it: the engines compute in full.
-        logits = self._logits(self.engine.module, MicroBatch([id], layout, encoded.model_inputs)).float()
+        logits = self._logits(self.engine.module, micro).float()
         targets = layout.targets.to(logits.device)
         scores: list[float] = logits.log_softmax(-1).gather(2, targets[..., None]).flatten().tolist()
         return scores

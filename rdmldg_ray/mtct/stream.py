@@ -8,6 +8,7 @@ import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources
 
+from rdmldg_ray.domainbed.samples import QUESTION_SCHEMA, question_columns
 from rdmldg_ray.mtct.schedule import BatchPlan, answer_lengths
 from rdmldg_ray.storage import read_images
 
@@ -36,7 +37,8 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
         plan: which samples go where.
 
     Returns:
-        Rows with ``step``, ``rank``, ``epoch`` and the lists ``id``, ``image``, ``label``, ``chain``.
+        Rows with ``step``, ``rank``, ``epoch`` and the lists ``id``, ``image``, ``label``, ``chain``, and
+        in a data set of questions those of ``QUESTION_SCHEMA``.
     """
     shared = ray.put(training_set)
     chain = training_set.column_names.index("chain")
@@ -63,6 +65,10 @@ def _fill_slice(row: pa.Table, shared: "ray.ObjectRef[pa.Table]") -> pa.Table:
         ("image", read_images(samples), pa.binary()),
         ("label", samples["label"].to_pylist(), pa.string()),
         ("chain", samples["chain"].to_pylist(), pa.string()),
+        *(
+            (name, samples[name].to_pylist(), QUESTION_SCHEMA.field(name).type)
+            for name in question_columns(samples)
+        ),
     ):
         # The types are given, for a slice may have no chain at all.
         filled = filled.append_column(name, pa.array([values], pa.list_(kind)))

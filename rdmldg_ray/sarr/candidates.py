@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rdmldg_ray.domainbed.samples import QUESTION_SCHEMA
 from rdmldg_ray.sarr.filter import judge
 from rdmldg_ray.sarr.scores import repetition
 from rdmldg_ray.settings import FilterConfig
@@ -42,10 +43,12 @@ def judge_answers(
 
     Args:
         answers: in ``engines.engine.ANSWER_SCHEMA``.
-        samples: ``label`` and ``domain`` by id.
+        samples: ``label`` and ``domain`` by id, and in a data set of questions those of
+            ``QUESTION_SCHEMA``, which the candidates get too.
         label_probs: probability of the label by id.
     """
     rows = []
+    schema = CANDIDATE_SCHEMA
     for answer in answers.to_pylist():
         sample_id, num_tokens = answer["id"], answer["num_tokens"]
         row = {
@@ -62,8 +65,11 @@ def judge_answers(
             "agreement": None,
             "repetition": repetition(answer["text"]),
         }
+        if "question" in samples[sample_id]:
+            row |= {name: samples[sample_id][name] for name in QUESTION_SCHEMA.names}
+            schema = pa.schema([*CANDIDATE_SCHEMA, *QUESTION_SCHEMA])
         rows.append(row | judged(row, class_names, config))
-    return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def judged(row: Mapping[str, Any], class_names: list[str], config: FilterConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rdmldg_ray.chains.format import conclusion_of
+from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.chains.verdict import Verdict, judge_text
 from rdmldg_ray.settings import FilterConfig
 
@@ -38,7 +39,8 @@ def judge(candidate: Mapping[str, Any], class_names: list[str], config: FilterCo
         return Verdict(None, BAD_IMAGE)
     if not candidate["finished"]:
         return Verdict(conclusion_of(candidate["text"]), "unfinished")
-    verdict = judge_text(candidate["text"], candidate["label"], class_names)
+    options = question_of(candidate, class_names).options
+    verdict = judge_text(candidate["text"], candidate["label"], options)
     return Verdict(verdict.conclusion, _beyond_bounds(candidate, config)) if verdict.kept else verdict
 
 

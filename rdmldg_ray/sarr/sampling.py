@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from rdmldg_ray.domainbed.samples import question_columns
 from rdmldg_ray.engines.engine import Request
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.sarr.candidates import judge_answers, label_probabilities
@@ -31,7 +32,8 @@ def draw_candidates(
         write: takes a table in ``CANDIDATE_SCHEMA``.
         progress: takes the number of candidates drawn, of those to draw, and a word on how it goes.
     """
-    known = {row["id"]: row for row in samples.select(["id", "label", "domain"]).to_pylist()}
+    columns = ["id", "label", "domain", *question_columns(samples)]
+    known = {row["id"]: row for row in samples.select(columns).to_pylist()}
     label_probs: dict[str, float] = {}
     with_chain: set[str] = set()
     hopeless: set[str] = set()

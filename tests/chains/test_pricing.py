@@ -24,12 +24,13 @@ def test_a_snapshot_has_its_models_price_unless_it_has_its_own():
 
 
 def test_the_estimate_is_of_one_answer_each_at_least_and_of_all_candidates_at_most():
-    found = estimate("gpt-4o", "a" * 400, [(227, 227), (1024, 1024)], candidates=3, answer_tokens=350)
+    requests = [("a" * 400, (227, 227)), ("a" * 400, (1024, 1024))]
+    found = estimate("gpt-4o", requests, candidates=3, answer_tokens=350)
     assert (found.samples, found.prompt_tokens, found.answer_tokens) == (2, 100 + 255 + 100 + 765, 700)
     least, most = found.cost(Price(2.5, 10))
     assert least == pytest.approx((1220 * 2.5 + 700 * 10) / 1e6)
     assert most == pytest.approx(3 * least)
-    assert estimate("gpt-4o", "", [], 3, 350).cost(Price(1, 1)) == (0, 0)
+    assert estimate("gpt-4o", [], 3, 350).cost(Price(1, 1)) == (0, 0)
     assert text_tokens("abcde") == 2
 
 
