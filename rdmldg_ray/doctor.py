@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed.catalogue import ICONBED
-from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info
+from rdmldg_ray.domainbed.samples import RULES, chains_location, read_dataset_info
+from rdmldg_ray.embedded import is_embedded
 from rdmldg_ray.models.folder import check_model, looks_local
 from rdmldg_ray.storage import check_writable, list_files
 from rdmldg_ray.versions import PACKAGE, installed_version, requirements
@@ -171,7 +171,7 @@ def check_storage(location: str) -> Finding:
 def check_dataset(config: Config) -> Finding:
     """Whether the data set and the teacher's chains are there; the embedded ones always are."""
     name, teacher, root = config.data.dataset, config.data.chains, config.storage
-    if name == ICONBED.name and teacher == "rules":
+    if is_embedded(name) and teacher == RULES:
         return Finding("data set", "ok", f"{name}, in the package")
     try:
         info = read_dataset_info(root, name)

@@ -52,12 +52,18 @@ def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
     """All stages of a run in order.
 
     Raises:
-        ConfigError: for a held-out domain that the data set does not have, or no domain left to train on.
+        ConfigError: for a held-out domain that the data set does not have, no domain left to train on, or
+            base classes of a data set without classes.
     """
     try:
         folds = plan_folds(config.data.held_out, info.environments)
     except ValueError as error:
         raise ConfigError(f"data.held_out: {info.name} has {error}") from None
+    if info.questions and config.data.classes == "base":
+        raise ConfigError(
+            f"data.classes: 'base' is half of a list of classes, and in {info.name} each sample has options "
+            "of its own; set it to 'all'"
+        )
     stages = []
     for domain in folds:
         if config.evaluation.zero_shot:

@@ -10,7 +10,7 @@ The chains are short (about 50 words), since a chain's length is what its traini
 
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ from rdmldg_ray.chains.prompts import display_name
 
 # What a class is, in words that name no class: (what it is broadly, what tells it from its relatives).
 # A class that is not listed gets a phrase that fits any.
-_KINDS = {
+KINDS = {
     "bird": ("a creature", "with feathers and wings"),
     "bug": ("a creature", "that is small and crawls or buzzes"),
     "mammal": ("a creature", "with fur or hair"),
@@ -37,7 +37,7 @@ _KINDS = {
 _ANY_KIND = "one clear kind of thing"
 _OTHER_KIND = "another kind of thing"
 
-_SUMMARIES = (
+SUMMARIES = (
     "I look at the picture and choose one of the options.",
     "The task is to say what sort of object is shown.",
     "One object is shown; I look for the option that fits it.",
@@ -59,7 +59,7 @@ _REASONINGS_WITHOUT_KEYWORDS = (
     "Its form and its parts point to {kind}.",
     "From the way it looks, this must be {kind}.",
 )
-_REFLECTIONS = (
+REFLECTIONS = (
     "What about {other}? That would be {kind}, which fits less.",
     "I also thought of {other}, but that would be {kind}, and I do not see it here.",
     "{other} fits less, since that would be {kind}.",
@@ -79,7 +79,16 @@ _HUE_BOUNDS = (14, 38, 68, 165, 255, 290, 340)
 
 
 def write_chain(
-    *, name: str, keywords: Sequence[str], label: str, options: Sequence[str], image: Image.Image, seed: int
+    *,
+    name: str,
+    keywords: Sequence[str],
+    label: str,
+    options: Sequence[str],
+    image: Image.Image,
+    seed: int,
+    kinds: Mapping[str, tuple[str, str]] = KINDS,
+    summaries: Sequence[str] = SUMMARIES,
+    reflections: Sequence[str] = REFLECTIONS,
 ) -> str:
     """A five-stage chain that concludes with the label; the same arguments always give the same text.
 
@@ -93,6 +102,10 @@ def write_chain(
             rejected in the reflection.
         image: the picture, of any mode and size; its colours and extent go into the caption.
         seed: chooses the wording, the keywords and the rejected option.
+        kinds: what an option means, as ``KINDS``, by ``normalize_answer`` of it.
+        summaries: wordings of the first stage.
+        reflections: wordings of the fourth, with places for ``{other}``, the rejected option, and its
+            ``{kind}``.
 
     Raises:
         ValueError: when the label is empty or not among the options.
@@ -118,38 +131,46 @@ def write_chain(
     if clues:
         chosen = sorted(rng.sample(range(len(clues)), min(len(clues), rng.choice((2, 3)))))
         reasoning = rng.choice(_REASONINGS).format(
-            keywords=_enumerate([clues[i] for i in chosen]), kind=_kind(label, option_words, _ANY_KIND)
+            keywords=_enumerate([clues[i] for i in chosen]), kind=_kind(label, kinds, option_words, _ANY_KIND)
         )
     else:
         reasoning = rng.choice(_REASONINGS_WITHOUT_KEYWORDS).format(
-            kind=_kind(label, option_words, _ANY_KIND)
+            kind=_kind(label, kinds, option_words, _ANY_KIND)
         )
     return render_chain(
         {
-            "SUMMARY": rng.choice(_SUMMARIES),
+            "SUMMARY": rng.choice(summaries),
             "CAPTION": _capitalize(caption),
             "REASONING": _capitalize(reasoning),
-            "REFLECTION": _capitalize(_reflection(label, options, label_words, rng)),
+            "REFLECTION": _capitalize(_reflection(label, options, label_words, kinds, reflections, rng)),
             "CONCLUSION": display_name(label),
         }
     )
 
 
-def _reflection(label: str, options: Sequence[str], label_words: set[str], rng: random.Random) -> str:
+def _reflection(
+    label: str,
+    options: Sequence[str],
+    label_words: set[str],
+    kinds: Mapping[str, tuple[str, str]],
+    reflections: Sequence[str],
+    rng: random.Random,
+) -> str:
     others = [o for o in options if normalize_answer(o) and match_class(o, [label]) is None]
     # An option such as "dog house" would bring the label "dog" back in; take another where there is one.
     others = [o for o in others if not _mentions(o, label_words)] or others
     if not others:
         return _NO_REFLECTION
     # A relative is the more telling rival: a bird is weighed against a mammal, not against a tool.
-    family = _KINDS.get(normalize_answer(label), ("", ""))[0]
-    relatives = [o for o in others if _KINDS.get(normalize_answer(o), (None,))[0] == family]
+    family = kinds.get(normalize_answer(label), ("", ""))[0]
+    relatives = [o for o in others if kinds.get(normalize_answer(o), (None,))[0] == family]
     other = rng.choice(relatives or others)
-    return rng.choice(_REFLECTIONS).format(other=_plain(other), kind=_kind(other, label_words, _OTHER_KIND))
+    kind = _kind(other, kinds, label_words, _OTHER_KIND)
+    return rng.choice(reflections).format(other=_plain(other), kind=kind)
 
 
-def _kind(class_name: str, banned: set[str], fallback: str) -> str:
-    kind = " ".join(_KINDS.get(normalize_answer(class_name), ()))
+def _kind(class_name: str, kinds: Mapping[str, tuple[str, str]], banned: set[str], fallback: str) -> str:
+    kind = " ".join(kinds.get(normalize_answer(class_name), ()))
     return kind if kind and not _mentions(kind, banned) else fallback
 
 

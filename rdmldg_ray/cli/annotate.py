@@ -14,8 +14,8 @@ from rdmldg_ray.chains.pricing import Price, known_price
 from rdmldg_ray.chains.teacher import Endpoint
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
 from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed.catalogue import ICONBED
-from rdmldg_ray.domainbed.samples import info_location, read_dataset_info, write_iconbed
+from rdmldg_ray.domainbed.samples import info_location, read_dataset_info
+from rdmldg_ray.embedded import is_embedded, write_embedded
 from rdmldg_ray.errors import WorkFailed
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.progress import progress_bar
@@ -87,12 +87,11 @@ def annotate(
         )
         with ExitStack() as stack:
             planned = root
-            if dry_run and dataset == ICONBED.name and not exists(info_location(root, dataset)):
+            if dry_run and is_embedded(dataset) and not exists(info_location(root, dataset)):
                 planned = stack.enter_context(tempfile.TemporaryDirectory())
             elif not dry_run:
                 check_writable(root)
-            if dataset == ICONBED.name:
-                write_iconbed(planned)
+            write_embedded(planned, dataset)
             annotation = Annotation(planned, read_dataset_info(planned, dataset), request)
             planned_work = _print_estimate(annotation)
             if dry_run or not annotation.pending:

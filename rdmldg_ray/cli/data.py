@@ -12,11 +12,12 @@ from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
 from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
 from rdmldg_ray.domainbed.ingest import is_ingested, read_rejects
-from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan, plan_ingest
+from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, read_dataset_info
 from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.report.ingest import class_notes, ingest_table
 from rdmldg_ray.storage import absolute, check_writable
+from rdmldg_ray.vqa.plan import count_questions, plan_source
 
 chains_app = typer.Typer(help="Chains in and out.", no_args_is_help=True)
 app.add_typer(chains_app, name="chains")
@@ -25,7 +26,11 @@ app.add_typer(chains_app, name="chains")
 @app.command()
 def ingest(
     source: Annotated[
-        str, typer.Argument(help="Folder, .zip or .tar of <environment>/<class>/<file>; local or s3://.")
+        str,
+        typer.Argument(
+            help="Folder, .zip or .tar of <environment>/<class>/<file>; or .jsonl, .csv or .parquet with "
+            "image, question, options, answer and domain in each row. Local or s3://."
+        ),
     ],
     dataset: Annotated[str, typer.Option(help="pacs, vlcs, officehome, terraincognita, iconbed or custom.")],
     name: Annotated[str, typer.Option(help="What a custom data set is called on storage.")] = "custom",
@@ -38,12 +43,12 @@ def ingest(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Bring a data set to storage: checked against the catalogue, bad images rejected and listed."""
+    """Bring a data set to storage: checked against the catalogue, bad images or rows rejected and listed."""
     with mistakes_explained(debug), answering(as_json) as answer:
         config = Config(storage=absolute(storage or Config().storage))
         wanted = name if dataset == "custom" else get_dataset(dataset).name
         with console.status("listing the source"):
-            plan = plan_ingest(absolute(source), config.storage, wanted, max_rejects)
+            plan = plan_source(absolute(source), config.storage, wanted, max_rejects)
         if dry_run:
             found = _print_ingest(plan, None)
         elif is_ingested(plan):
@@ -119,7 +124,11 @@ def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
             known.num_images if known else None,
         )
     )
-    for note in class_notes(len(plan.target.classes), plan.layout.missing_classes()):
+    missing = {} if plan.target.questions else plan.layout.missing_classes()
+    notes = class_notes(len(plan.target.classes), missing)
+    if plan.target.questions:
+        notes = [f"{count_questions(plan)} questions, {len(plan.target.classes)} answers"]
+    for note in notes:
         console.print(note, highlight=False)
     if info and rejects:
         console.print(f"rejects and their reasons: {plan.target.rejects()}", highlight=False, soft_wrap=True)
@@ -129,5 +138,5 @@ def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
         "images": dict(counts),
         "rejected": rejected.total(),
         "classes": list(plan.target.classes),
-        "missing_classes": plan.layout.missing_classes(),
+        "missing_classes": missing,
     }

@@ -29,10 +29,9 @@ from rdmldg_ray.domainbed.samples import (
     DatasetInfo,
     chains_location,
     dataset_location,
-    iconbed_info,
     read_dataset_info,
-    write_iconbed,
 )
+from rdmldg_ray.embedded import embedded_info, is_embedded, write_embedded
 from rdmldg_ray.estimate import Prices, estimate, print_estimate, read_calibration
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE
@@ -149,8 +148,7 @@ def show(
     with mistakes_explained(debug), answering(as_json) as answer:
         root = absolute(storage or Config().storage)
         if run_name == "teacher":
-            if dataset == "iconbed":
-                write_iconbed(root)
+            write_embedded(root, dataset)
             location = chains_location(root, dataset, teacher)
         else:
             location = _candidates(join(root, "runs", run_name), held_out, round_number)
@@ -198,10 +196,9 @@ def resolve_config(recipe: str, overrides: list[str] | None, storage: str | None
 
 def planned_dataset(config: Config) -> DatasetInfo:
     """What is known of the data set before anything is written."""
-    embedded = config.data.dataset == "iconbed"
     written = exists(join(dataset_location(config.storage, config.data.dataset), "dataset.json"))
-    if embedded and not written:
-        return iconbed_info()
+    if is_embedded(config.data.dataset) and not written:
+        return embedded_info(config.data.dataset)
     return read_dataset_info(config.storage, config.data.dataset)
 
 

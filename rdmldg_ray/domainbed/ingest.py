@@ -25,6 +25,7 @@ import pyarrow as pa
 from rdmldg_ray import storage
 from rdmldg_ray.domainbed.ingest_plan import IngestPlan, Shard, Target, check_rejects
 from rdmldg_ray.domainbed.samples import (
+    QUESTION_SCHEMA,
     SAMPLE_SCHEMA,
     DatasetInfo,
     dataset_location,
@@ -109,6 +110,7 @@ def ingest(
         classes=target.classes,
         counts={domain: counts[domain] for domain in plan.layout.environments},
         sizes={domain: len(files) for domain, files in plan.layout.environments.items()},
+        questions=target.questions,
     )
     described = {**asdict(info), "content": plan.content, "source": plan.source.location}
     storage.write_json(info_location(target.root, target.name), described)
@@ -147,27 +149,27 @@ def write_shard(source: Source, target: Target, shard: Shard) -> ShardReport:
         try:
             if isinstance(content, ImageError):
                 raise content
-            samples.append(_sample(target, file, content, shard.first + place))
+            samples.append(_sample(target, shard.domain, file, content, shard.first + place))
         except ImageError as error:
             rejects.append(Reject(file.path, file.size, error.reason, str(error)))
     samples.sort(key=lambda sample: sample["index"])
     # The part comes last: where it is, its rejects are too.
     if rejects:
         storage.write_table(target.rejects(shard), _reject_table(rejects, shard.domain))
-    table = pa.Table.from_pylist(samples, schema=SAMPLE_SCHEMA)
+    schema = pa.schema([*SAMPLE_SCHEMA, *QUESTION_SCHEMA]) if target.questions else SAMPLE_SCHEMA
+    table = pa.Table.from_pylist(samples, schema=schema)
     write_samples(target.root, target.name, shard.domain, shard.number, table)
     return ShardReport(shard.domain, shard.number, len(samples), len(rejects))
 
 
-def _sample(target: Target, file: SourceFile, data: bytes, index: int) -> dict[str, Any]:
+def _sample(target: Target, domain: str, file: SourceFile, data: bytes, index: int) -> dict[str, Any]:
     path = file.path.removeprefix(target.prefix)
-    domain, label, _ = path.split("/", 2)
+    told = file.row or {"id": f"{target.name}/{path}", "label": path.split("/", 2)[1]}
     width, height = check_image(file.path, data)
     return {
-        "id": f"{target.name}/{path}",
+        **told,
         "image": data,
-        "label": label,
-        "label_id": target.classes.index(label),
+        "label_id": target.classes.index(told["label"]),
         "domain": domain,
         "index": index,
         "width": width,

@@ -1,6 +1,7 @@
 """What an ingest will do: which files become samples, in which order, and in which parts."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Target:
     classes: tuple[str, ...]
     prefix: str
     """Of paths in the source, before the environment."""
+    questions: bool = False
+    """Whether each sample has a question of its own."""
 
     def part(self, shard: Shard) -> str:
         """Where a shard's samples are written."""
@@ -86,21 +89,30 @@ def plan_ingest(
     Raises:
         ValueError: when the source is not such a tree, or not the data set of that name.
     """
-    if not _NAME.fullmatch(dataset):
-        raise ValueError(f"'{dataset}' is no name for a data set; use letters, digits and . _ -")
     source = open_source(location)
     files, unread = source.list()
     layout = find_layout(location, files, dataset)
-    rejects = [*unread, *layout.rejects]
-    digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{dataset}\n{layout.prefix}\n".encode())
-    for environment in layout.environments.values():
-        for file in environment:
+    target = Target(root, dataset, layout.classes, layout.prefix)
+    return make_plan(source, target, layout, [*unread, *layout.rejects], max_rejects)
+
+
+def make_plan(
+    source: Source, target: Target, layout: Layout, rejects: Sequence[Reject], max_rejects: float
+) -> IngestPlan:
+    """The plan for what a source was found to hold; raises as ``plan_ingest``."""
+    if not _NAME.fullmatch(target.name):
+        raise ValueError(f"'{target.name}' is no name for a data set; use letters, digits and . _ -")
+    digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
+    for environment, files in layout.environments.items():
+        for file in files:
             digest.update(f"{file.path}\0{file.size}\0{file.stamp}\n".encode())
+            if file.row is not None:
+                digest.update(f"{environment}\0{json.dumps(file.row)}\n".encode())
     for reject in sorted(rejects, key=lambda reject: (reject.path, reject.reason)):
         digest.update(f"{reject.path}\0{reject.reason}\n".encode())
     plan = IngestPlan(
         source=source,
-        target=Target(root, dataset, layout.classes, layout.prefix),
+        target=target,
         layout=layout,
         rejects=rejects,
         shards=list(_shards(layout)),
@@ -120,10 +132,11 @@ def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> N
     if rejected <= plan.max_rejects * plan.num_files:
         return
     shown = [f"  {message}" for message in islice(messages, _REJECTS_SHOWN)]
+    what = "rows" if plan.target.questions else "files"
     raise ValueError(
         "\n".join(
             [
-                f"{plan.source.location}: {rejected} of {plan.num_files} files are rejected, more than the "
+                f"{plan.source.location}: {rejected} of {plan.num_files} {what} are rejected, more than the "
                 f"share of {plan.max_rejects:g} that is allowed:",
                 *shown,
                 "mend or remove them, or raise the share (--max-rejects)",

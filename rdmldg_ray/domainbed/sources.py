@@ -11,7 +11,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,12 +47,15 @@ class SourceFile:
         size: bytes.
         stamp: differs when the content does: a time, or a checksum.
         offset: where its bytes start in an archive, 0 in a folder.
+        row: in a data set of questions, the sample's ``id``, ``label``, ``question`` and ``options``, which
+            an image's path does not tell.
     """
 
     path: str
     size: int
     stamp: str
     offset: int = 0
+    row: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

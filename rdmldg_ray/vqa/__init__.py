@@ -1,0 +1,1 @@
+"""Data sets of questions: rows of image, question, options, answer and domain."""
