@@ -15,17 +15,17 @@ from rdmldg_ray.storage import join, write_bytes, write_json, write_table
 HOSTILE = "<SUMMARY><script>document.title='taken'</script><img src=x onerror=alert(1)></SUMMARY>"
 
 
-def write_run(root, name="small", held_out="flat", **changes):
-    """A run on IconBed, which must be on storage: zero-shot, MTCT, one round of SARR.
+def write_run(root, name="small", held_out="flat", dataset="iconbed", **changes):
+    """A run on IconBed, or its questions, which must be on storage: zero-shot, MTCT, one round of SARR.
 
     Every third answer is wrong, every second chain rejected, and the model writes HTML.
     """
     config = Config.model_validate(
-        {"name": name, "storage": root, "data": {"held_out": [held_out]}, **changes}
+        {"name": name, "storage": root, "data": {"held_out": [held_out], "dataset": dataset}, **changes}
     )
     location = join(root, "runs", name)
     write_bytes(join(location, "config.yaml"), dump_config(config).encode())
-    info = read_dataset_info(root, "iconbed")
+    info = read_dataset_info(root, dataset)
     samples = sample_index(root, info, info.environments).to_pylist()[::23]
     state = {}
     for stage in ("zero-shot", "mtct", "sarr-1"):

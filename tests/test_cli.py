@@ -213,3 +213,12 @@ def test_the_teachers_chains_are_shown(store):
 def test_a_run_without_candidates_says_what_was_looked_for(store):
     message = mistake("show", "nothing", "--round", "2", "--held-out", "flat", "--storage", store)
     assert message.startswith(f"{store}/runs/nothing: no candidates of round 2 for flat; correct --round")
+
+
+def test_the_embedded_questions_can_be_planned_and_shown(tmp_path):
+    result = rdmldg("run", "iconbed-vqa", "--storage", str(tmp_path / "new"), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "flat/sarr-1" in result.output and not (tmp_path / "new").exists()
+    result = rdmldg("show", "teacher", "--dataset", "iconbed-vqa", "--storage", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "5 of 1152 chains" in result.output

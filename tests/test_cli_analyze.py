@@ -2,6 +2,7 @@ import math
 
 import pyarrow as pa
 import pytest
+from run_files import write_run
 from test_cli import mistake, rdmldg
 from test_cli_protocol import rows_of
 
@@ -10,6 +11,7 @@ from rdmldg_ray.domainbed.samples import write_iconbed
 from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA, TOKEN_SCHEMA
 from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
 from rdmldg_ray.storage import write_bytes, write_json, write_table
+from rdmldg_ray.vqa.iconbed import write_iconbed_vqa
 
 pytest.importorskip("matplotlib")
 
@@ -127,3 +129,14 @@ def test_a_run_or_a_domain_that_is_not_there_is_named(root):
     assert "no run with a complete stage here" in mistake("analyze", "mmd", "gone", "--storage", root)
     message = mistake("analyze", "mmd", "demo", "--held-out", "paint", "--storage", root)
     assert "no evaluation of paint; there is flat" in message
+
+
+def test_questions_are_told_apart_and_a_run_on_classes_has_none(tmp_path, root):
+    write_iconbed_vqa(str(tmp_path))
+    write_run(str(tmp_path), dataset="iconbed-vqa")
+    result = rdmldg("analyze", "questions", "small", "--storage", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    rows = (tmp_path / "runs/small/flat/analyses/questions.csv").read_text().splitlines()
+    assert rows[0] == "model,question,pathway,rows,accuracy,error,chance,commonest"
+    assert len(rows) == 1 + 3 * 3 * 2, "stages, questions, pathways"
+    assert "asks the same about every image" in mistake("analyze", "questions", "demo", "--storage", root)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mini
 import pytest
+from questions_file import write_questions
 from typer.testing import CliRunner
 
 from rdmldg_ray.cli import app
@@ -127,3 +128,14 @@ def test_an_annotation_names_what_is_wrong_with_it(tmp_path, monkeypatch):
     missing = str(tmp_path / "missing")
     assert "no such model folder" in mistake("annotate", *options, "--teacher", "vllm", "--model", missing)
     assert "ingest the data set again" in mistake("annotate", "pacs", "--storage", str(tmp_path))
+
+
+def test_a_dry_ingest_of_rows_counts_questions_and_answers(tmp_path):
+    file, _ = write_questions(tmp_path, each=2)
+    new = ("--storage", str(tmp_path / "new"), "--dry-run")
+    result = rdmldg("ingest", str(file), "--dataset", "custom", "--name", "asked", *new)
+    assert result.exit_code == 0, result.output
+    assert "4 questions, " in result.output
+    message = mistake("ingest", str(file), "--dataset", "pacs", *new)
+    assert message.endswith("pacs has classes, not questions; ingest rows as --dataset custom")
+    assert not (tmp_path / "new").exists()

@@ -9,8 +9,9 @@ import typer
 
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, connected, console, mistakes_explained
 from rdmldg_ray.config import Config, parse_config
+from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.domainbed.samples import read_dataset_info
-from rdmldg_ray.domainbed.view import base_classes
+from rdmldg_ray.domainbed.view import base_classes, sample_index
 from rdmldg_ray.evaluation.adaptive import adaptive_rows
 from rdmldg_ray.evaluation.analyses import (
     base_to_new,
@@ -19,6 +20,7 @@ from rdmldg_ray.evaluation.analyses import (
     probability_shares,
     rejected_by_round,
 )
+from rdmldg_ray.evaluation.questions import by_question
 from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.report.plots import bars, lines
 from rdmldg_ray.report.rows import rows_csv, rows_table
@@ -32,6 +34,9 @@ app.add_typer(analyze_app, name="analyze")
 
 Run = Annotated[str, typer.Argument(help="Name of a run.")]
 HeldOut = Annotated[str | None, typer.Option(help="Held-out domain; the run's first by default.")]
+
+
+_QUESTIONS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,34 @@ def new_classes(
         console.print(rows_table(title, rows, shares))
         _write(opened.folder, "new-classes", rows, bars(title, "%", names, series))
         answer({"rows": rows})
+
+
+@analyze_app.command()
+def questions(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debug = False) -> None:
+    """Accuracy by question, beside chance and the commonest answer, of a run on a data set of questions."""
+    with mistakes_explained(debug):
+        opened = _open(run, held_out, storage)
+        pipeline = opened.pipeline
+        if not pipeline.info.questions:
+            raise ValueError(f"{pipeline.info.name}: asks the same about every image; this is for questions")
+        samples = sample_index(pipeline.config.storage, pipeline.info, fold_domains(opened.held_out))
+        names = models(opened.state, opened.held_out)
+        rows = []
+        for model in names:
+            folder = join(pipeline.location, opened.held_out, "evaluation", model)
+            found = by_question(read_table(join(folder, "predictions.parquet")), samples)
+            rows += [{"model": model, **row} for row in found]
+        asked = list(dict.fromkeys(row["question"] for row in rows))[:_QUESTIONS_SHOWN]
+        shown = [row for row in rows if row["question"] in asked]
+        series = {
+            f"{question} {pathway}": [
+                100 * r["accuracy"] for r in shown if (r["question"], r["pathway"]) == (question, pathway)
+            ]
+            for question, pathway in dict.fromkeys((r["question"], r["pathway"]) for r in shown)
+        }
+        title = f"{opened.held_out} held out: accuracy by question, all of the target"
+        console.print(rows_table(title, shown, ("accuracy", "error", "chance", "commonest")))
+        _write(opened.folder, "questions", rows, bars(title, "%", names, series))
 
 
 @analyze_app.command()

@@ -41,6 +41,8 @@ class Card:
     teacher: str
     image: str
     """A data URI."""
+    question: str = ""
+    """What is asked and the options, where that differs from image to image."""
 
 
 def make_gallery(run: RunResults, limit: int) -> list[Card]:
@@ -132,9 +134,20 @@ def _with_images(run: RunResults, rows: list[dict[str, Any]]) -> list[Card]:
         teacher = dict(zip(chains["id"].to_pylist(), chains["text"].to_pylist(), strict=True))
     except StorageError:
         teacher = {}  # labels only: the run had no teacher
+    asked = {}
+    if info.questions:
+        asked = {
+            row["id"]: f"{row['question']} {', '.join(row['options'])}"
+            for row in index.select(["id", "question", "options"]).to_pylist()
+        }
     uris = {name: _data_uri(name, image) for name, image in images.items()}
     return [
-        Card(**row, teacher=teacher.get(row["id"], ""), image=uris[row["id"]])
+        Card(
+            **row,
+            teacher=teacher.get(row["id"], ""),
+            image=uris[row["id"]],
+            question=asked.get(row["id"], ""),
+        )
         for row in rows
         if row["id"] in uris
     ]

@@ -15,8 +15,11 @@ from markupsafe import Markup
 
 from rdmldg_ray import __version__
 from rdmldg_ray.config import dump_config, flatten_settings
-from rdmldg_ray.domainbed.samples import read_dataset_info
+from rdmldg_ray.domainbed.folds import fold_domains
+from rdmldg_ray.domainbed.samples import DatasetInfo, read_dataset_info
+from rdmldg_ray.domainbed.view import sample_index
 from rdmldg_ray.estimate import Prices, devices
+from rdmldg_ray.evaluation.questions import by_question
 from rdmldg_ray.plan import plan_stages
 from rdmldg_ray.report.gallery import Card, make_gallery
 from rdmldg_ray.report.plots import Point, bars, lines
@@ -33,6 +36,7 @@ _PAPER = {
 _MEASURES = {"target_in": "target (in)", "target_all": "target (all)", "validation": "validation"}
 _CURVE_POINTS = 200
 _MATRIX_CLASSES = 20
+_QUESTION_ROWS = 40
 _WORST_PAIRS = 20
 
 
@@ -230,7 +234,10 @@ def _rejection_section(run: RunResults) -> Section:
 
 def _confusion_section(run: RunResults) -> Section:
     tables = []
-    classes = list(read_dataset_info(run.root, run.config.data.dataset).classes)
+    info = read_dataset_info(run.root, run.config.data.dataset)
+    if info.questions:
+        return _question_section(run, info)
+    classes = list(info.classes)
     for held_out in run.held_out:
         model = run.models(held_out)[-1]
         predictions = run.predictions(held_out, model)
@@ -240,6 +247,24 @@ def _confusion_section(run: RunResults) -> Section:
             tables.append(_matrix(title, classes, counts))
     note = "Rows are labels, columns answers, on all of the held-out domain." if tables else ""
     return Section("Confusion matrices", tables, note=note)
+
+
+def _question_section(run: RunResults, info: DatasetInfo) -> Section:
+    """In the place of confusion matrices, which want the same options throughout."""
+    tables = []
+    columns = ["question", "pathway", "rows", "accuracy, %", "chance, %", "commonest answer, %"]
+    for held_out in run.held_out:
+        model = run.models(held_out)[-1]
+        samples = sample_index(run.root, info, fold_domains(held_out))
+        found = by_question(run.predictions(held_out, model), samples)
+        shares = ("accuracy", "chance", "commonest")
+        rows = [
+            [row["question"], row["pathway"], row["rows"], *(percent(row[share]) for share in shares)]
+            for row in found[:_QUESTION_ROWS]
+        ]
+        tables.append(Table(f"{held_out} held out, {model}", columns, rows))
+    note = "On all of the held-out domain, the questions with the most rows first." if tables else ""
+    return Section("Accuracy by question", tables, note=note)
 
 
 def _matrix(title: str, classes: list[str], counts: list[list[int]]) -> Table:

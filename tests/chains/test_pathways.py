@@ -64,3 +64,23 @@ def test_image_settings_reach_the_image_processor(processor, prompts, png):
     plain = prompts.encode([image]).model_inputs["pixel_values"]
     changed = other.encode([image]).model_inputs["pixel_values"]
     assert (plain.min() < -0.9, changed.min() >= 0) == (True, True)
+
+
+def test_samples_with_questions_of_their_own_have_prompts_of_their_own_in_one_batch(prompts, processor, png):
+    samples = [
+        {"question": "Is it day?", "options": ["yes", "no"]},
+        {"label": "bird"},
+        {"question": "Two dogs run.", "options": ["entailment", "neutral", "contradiction"]},
+        {"question": None, "options": None},
+    ]
+    asked = [prompts.asking(sample) for sample in samples]
+    assert asked[1] is asked[3] is prompts
+    images = [decode_image("a", png(size)) for size in ((96, 96), (200, 60), (31, 47), (96, 96))]
+    prefixes = prompts.encode(images, asked).prefixes
+    for sample, own, image, prefix in zip(samples, asked, images, prefixes, strict=True):
+        assert prefix == own.encode([image]).prefixes[0]
+        for text, tail in ((own.direct_text, own.direct_tail), (own.reasoning_text, own.reasoning_tail)):
+            assert [*prefix, *tail] == list(processor(text=[text], images=[[image]])["input_ids"][0])
+        if sample.get("question"):
+            asks = f"{sample['question']} Choose from the following options: {', '.join(sample['options'])}."
+            assert asks in own.direct_text and asks in own.reasoning_text

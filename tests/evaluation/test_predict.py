@@ -72,7 +72,7 @@ SAMPLES = pa.table(
 )
 
 
-def score(pathway, texts):
+def score(pathway, texts, samples=SAMPLES):
     answers = pa.table(
         {
             "id": list(texts),
@@ -86,7 +86,7 @@ def score(pathway, texts):
         },
         schema=ANSWER_SCHEMA,
     )
-    table = score_answers(answers, SAMPLES, CLASSES, pathway)
+    table = score_answers(answers, samples, CLASSES, pathway)
     assert table.schema.equals(PREDICTION_SCHEMA)
     return {row["id"]: row for row in table.to_pylist()}
 
@@ -140,3 +140,17 @@ def test_an_image_that_does_not_decode_stops_the_evaluation_by_name():
     answers = pa.Table.from_pylist([{"id": "t/1", "error": "t/1: does not decode"}], schema=ANSWER_SCHEMA)
     with pytest.raises(ValueError, match="t/1: does not decode"):
         score_answers(answers, SAMPLES, CLASSES, "direct")
+
+
+def test_an_answer_names_one_of_its_own_samples_options():
+    samples = SAMPLES.append_column("question", pa.array(["Is it day?", "Is it day?", "Where to?"]))
+    samples = samples.append_column("options", pa.array([["yes", "no"], ["Yes", "No"], ["up", "down"]]))
+    samples = samples.set_column(4, "label", pa.array(["no", "Yes", "up"]))
+    for pathway, form in (("direct", "{}"), ("reasoning", "<CONCLUSION>{}</CONCLUSION>")):
+        texts = {"t/1": form.format("no"), "t/2": form.format("yes"), "a/1": form.format("dog")}
+        rows = score(pathway, texts, samples)
+        assert {i: (r["prediction"], r["correct"]) for i, r in rows.items()} == {
+            "t/1": ("no", True),
+            "t/2": ("Yes", True),
+            "a/1": (None, False),
+        }

@@ -95,3 +95,21 @@ def test_an_image_that_does_not_decode_names_its_sample(collate, rows):
 def test_a_batch_without_images_names_step_and_samples(collate, rows):
     with pytest.raises(ValueError, match=r"^step 2: 1 of 2 samples have no image: a/empty\.png; "):
         collate([rows[0], {**rows[1], "id": "a/empty.png", "image": None}], epoch=2)
+
+
+def test_rows_with_questions_of_their_own_are_laid_out_as_each_by_itself(collate, rows, processor):
+    asked = [
+        {**rows[0], "question": "Is it day?", "options": ["yes", "no"], "label": "no"},
+        {**rows[1], "question": "What is it?", "options": ["sea_animal", "a very long cat"]},
+    ]
+    [both] = collate(asked).micro_batches
+    for number, row in enumerate(asked):
+        [alone] = collate([row]).micro_batches
+        length = alone.layout.input_ids.shape[1]
+        for name in ("input_ids", "position_ids", "segments"):
+            assert torch.equal(getattr(both.layout, name)[number][:length], getattr(alone.layout, name)[0])
+        text = processor.tokenizer.decode(alone.layout.input_ids[0])
+        shown = ", ".join(option.replace("_", " ") for option in row["options"])
+        assert text.count(f"{row['question']} Choose from the following options: {shown}.") == 1
+        target = alone.layout.targets[0][alone.layout.target_pathway[0] == DIRECT].tolist()
+        assert processor.tokenizer.decode(target[:-1]) == row["label"].replace("_", " ")

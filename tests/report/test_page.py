@@ -14,6 +14,7 @@ from rdmldg_ray.cli import app
 from rdmldg_ray.report.gallery import make_gallery
 from rdmldg_ray.report.results import confusion, read_run
 from rdmldg_ray.storage import delete_folder, join, write_bytes
+from rdmldg_ray.vqa.iconbed import write_iconbed_vqa
 
 pytest.importorskip("matplotlib")
 
@@ -171,3 +172,14 @@ def test_in_a_browser_it_loads_without_an_error_and_filters(page):
                 assert problems == []
         finally:
             browser.close()
+
+
+def test_a_run_on_questions_tells_accuracy_by_question_and_shows_them_in_the_gallery(tmp_path):
+    root, out = str(tmp_path), tmp_path / "r.html"
+    write_iconbed_vqa(root)
+    write_run(root, dataset="iconbed-vqa")
+    assert report("small", "--storage", root, "--out", str(out)).exit_code == 0
+    texts = Parsed(out.read_text()).text
+    assert "Accuracy by question" in texts and "Confusion matrices" not in texts
+    assert "Is this something to eat?" in texts
+    assert "Is this something to eat? yes, no" in texts

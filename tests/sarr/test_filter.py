@@ -117,3 +117,12 @@ def test_another_draw_cannot_mend_the_labels_probability_and_may_mend_all_else()
     assert is_hopeless(candidate("?", label_prob=0.4), config)
     assert not is_hopeless(candidate("?", label_prob=0.6), config)
     assert not is_hopeless(candidate("?", label_prob=0.4), OPEN)
+
+
+def test_a_candidate_with_options_of_its_own_is_judged_by_them():
+    asked = {"question": "Is it day?", "options": ["yes", "no"]}
+    for conclusion, why in (("Yes.", None), ("no", "wrong_class"), ("dog", "not_a_class")):
+        verdict = judge(candidate(chain(conclusion), "yes", **asked), CLASSES, OPEN)
+        assert verdict.reason == why
+    without = candidate(chain(), question=None, options=None)
+    assert judge(without, CLASSES, OPEN).kept

@@ -164,3 +164,18 @@ def test_what_no_other_draw_could_mend_is_drawn_once(sampling):
     improbable = Script(FIRST, FIRST, label_prob=0.1)
     draw(improbable, max_attempts=2, sampling=sampling, filter=FilterConfig(min_label_prob=0.2))
     assert len(improbable.requests) == 1
+
+
+def test_candidates_keep_their_samples_question_and_options():
+    known = {
+        "d/a": {"label": "no", "domain": "d", "question": "Is it day?", "options": ["yes", "no"]},
+        "e/c": {"label": "up", "domain": "e", "question": "Where to?", "options": ["up", "down"]},
+    }
+    table = judge_answers(
+        answers(answer("e/c", chain("no")), answer("d/a", chain("no"))), known, {}, CLASSES, FilterConfig()
+    )
+    assert table.schema.names == [*CANDIDATE_SCHEMA.names, "question", "options"]
+    assert [(r["question"], r["options"], r["reason"]) for r in table.to_pylist()] == [
+        ("Where to?", ["up", "down"], "not_a_class"),
+        ("Is it day?", ["yes", "no"], None),
+    ]
