@@ -17,7 +17,7 @@ from rdmldg_ray.chains.teacher import Endpoint
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed import ingest as ingesting
 from rdmldg_ray.domainbed.catalogue import get_dataset
-from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, plan_ingest
+from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS
 from rdmldg_ray.domainbed.samples import DatasetInfo, read_dataset_info
 from rdmldg_ray.embedded import write_embedded
 from rdmldg_ray.models.folder import check_model, looks_local
@@ -27,6 +27,7 @@ from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.report import results
 from rdmldg_ray.report.results import RunResults
 from rdmldg_ray.storage import absolute, check_writable, exists, join
+from rdmldg_ray.vqa.plan import plan_source
 
 STORAGE = Config().storage
 
@@ -44,7 +45,7 @@ def ingest(
     """Bring a data set to storage; does nothing when it is there.
 
     Args:
-        source: folder, zip, tar or prefix of ``<domain>/<class>/<file>``.
+        source: folder, zip, tar or prefix of ``<domain>/<class>/<file>``, or a file of ``vqa.rows``.
         dataset: one of the catalogue, or ``custom``.
         name: what a custom one is called.
         max_rejects: largest share of files that may be rejected.
@@ -52,7 +53,7 @@ def ingest(
     """
     config = Config(storage=absolute(storage))
     wanted = name if dataset == "custom" else get_dataset(dataset).name
-    plan = plan_ingest(absolute(source), config.storage, wanted, max_rejects)
+    plan = plan_source(absolute(source), config.storage, wanted, max_rejects)
     if ingesting.is_ingested(plan):
         return read_dataset_info(config.storage, wanted)
     check_writable(config.storage)

@@ -184,9 +184,11 @@ def new_classes(
 
 
 @analyze_app.command()
-def questions(run: Run, held_out: HeldOut = None, storage: Storage = None, debug: Debug = False) -> None:
+def questions(
+    run: Run, held_out: HeldOut = None, storage: Storage = None, as_json: Json = False, debug: Debug = False
+) -> None:
     """Accuracy by question, beside chance and the commonest answer, of a run on a data set of questions."""
-    with mistakes_explained(debug):
+    with mistakes_explained(debug), answering(as_json) as answer:
         opened = _open(run, held_out, storage)
         pipeline = opened.pipeline
         if not pipeline.info.questions:
@@ -209,6 +211,7 @@ def questions(run: Run, held_out: HeldOut = None, storage: Storage = None, debug
         title = f"{opened.held_out} held out: accuracy by question, all of the target"
         console.print(rows_table(title, shown, ("accuracy", "error", "chance", "commonest")))
         _write(opened.folder, "questions", rows, bars(title, "%", names, series))
+        answer({"rows": rows})
 
 
 @analyze_app.command()

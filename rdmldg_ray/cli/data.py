@@ -12,13 +12,12 @@ from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
 from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
 from rdmldg_ray.domainbed.ingest import is_ingested, read_rejects
-from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan, plan_ingest
+from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, read_dataset_info
 from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.report.ingest import class_notes, ingest_table
 from rdmldg_ray.storage import absolute, check_writable
-from rdmldg_ray.vqa.plan import count_questions, plan_questions
-from rdmldg_ray.vqa.rows import ENDINGS
+from rdmldg_ray.vqa.plan import count_questions, plan_source
 
 chains_app = typer.Typer(help="Chains in and out.", no_args_is_help=True)
 app.add_typer(chains_app, name="chains")
@@ -49,7 +48,7 @@ def ingest(
         config = Config(storage=absolute(storage or Config().storage))
         wanted = name if dataset == "custom" else get_dataset(dataset).name
         with console.status("listing the source"):
-            plan = _plan(absolute(source), config.storage, wanted, max_rejects)
+            plan = plan_source(absolute(source), config.storage, wanted, max_rejects)
         if dry_run:
             found = _print_ingest(plan, None)
         elif is_ingested(plan):
@@ -107,14 +106,6 @@ def chains_import(
         answer({"location": there, "chains": counts.total(), "verdicts": counts})
 
 
-def _plan(source: str, root: str, dataset: str, max_rejects: float) -> IngestPlan:
-    if not source.endswith(ENDINGS):
-        return plan_ingest(source, root, dataset, max_rejects)
-    if dataset in DATASETS:
-        raise ValueError(f"{source}: {dataset} has classes, not questions; ingest rows as --dataset custom")
-    return plan_questions(source, root, dataset, max_rejects)
-
-
 def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
     """What an ingest did; without ``info``, what it would do. Returns the same for JSON."""
     root, name = plan.target.root, plan.target.name
@@ -133,10 +124,10 @@ def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
             known.num_images if known else None,
         )
     )
+    missing = {} if plan.target.questions else plan.layout.missing_classes()
+    notes = class_notes(len(plan.target.classes), missing)
     if plan.target.questions:
         notes = [f"{count_questions(plan)} questions, {len(plan.target.classes)} answers"]
-    else:
-        notes = class_notes(len(plan.target.classes), plan.layout.missing_classes())
     for note in notes:
         console.print(note, highlight=False)
     if info and rejects:
@@ -147,5 +138,5 @@ def _print_ingest(plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
         "images": dict(counts),
         "rejected": rejected.total(),
         "classes": list(plan.target.classes),
-        "missing_classes": plan.layout.missing_classes(),
+        "missing_classes": missing,
     }

@@ -9,10 +9,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan, Target, make_plan
+from rdmldg_ray.domainbed.catalogue import DATASETS
+from rdmldg_ray.domainbed.ingest_plan import (
+    DEFAULT_MAX_REJECTS,
+    IngestPlan,
+    Target,
+    make_plan,
+    plan_ingest,
+)
 from rdmldg_ray.domainbed.layout import Layout
 from rdmldg_ray.domainbed.sources import FolderSource, Reject, SourceFile
-from rdmldg_ray.vqa.rows import Row, RowError, check_row, read_rows
+from rdmldg_ray.vqa.rows import ENDINGS, Row, RowError, check_row, read_rows
+
+
+def plan_source(
+    location: str, root: str, dataset: str, max_rejects: float = DEFAULT_MAX_REJECTS
+) -> IngestPlan:
+    """Plan the ingest of a file of rows, or of what ``plan_ingest`` takes; raises as that and as below."""
+    if not location.endswith(ENDINGS):
+        return plan_ingest(location, root, dataset, max_rejects)
+    if dataset in DATASETS:
+        raise ValueError(f"{location}: {dataset} has classes, not questions; ingest rows as custom")
+    return plan_questions(location, root, dataset, max_rejects)
 
 
 def plan_questions(

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 
 import mini
+import pyarrow as pa
 import pytest
 from openai_endpoint import MODEL, Endpoint, Reply, completion, completion_of, refused, serving
 
@@ -23,6 +24,8 @@ from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.chains.teacher import TeacherError
 from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info, samples_location
 from rdmldg_ray.domainbed.view import sample_index
+from rdmldg_ray.vqa.iconbed import NAME as VQA
+from rdmldg_ray.vqa.iconbed import write_iconbed_vqa
 
 KEY = "sk-of-a-test-0123456789"
 PRICE = known_price("gpt-4o")
@@ -425,3 +428,25 @@ def _start(root, url):
         url,
     ]
     return subprocess.Popen([*command, "--concurrency", "4"], env=os.environ)
+
+
+def test_a_sample_with_a_question_of_its_own_is_asked_it_and_judged_by_its_options(tmp_path):
+    root = str(tmp_path)
+    write_iconbed_vqa(root)
+    info = read_dataset_info(root, VQA)
+    annotation = Annotation(root, info, request(max_samples=4, candidates=1))
+    asked = {row["id"]: row for row in annotation.pending}
+    assert len({row["question"] for row in asked.values()}) > 1
+    images = storage.read_images(pa.Table.from_pylist(annotation.pending))
+    served = [row | {"image": image} for row, image in zip(annotation.pending, images, strict=True)]
+    first = annotation.pending[0]["id"]
+
+    def reply(sample, before):
+        return completion(chain("dog" if sample["id"] == first else sample["label"]))
+
+    with serving(Endpoint(served, reply)) as endpoint:
+        annotation.run(teacher.Endpoint("gpt-4o", endpoint.url), lambda *state: None)
+    texts = sorted(turn["messages"][0]["content"][1]["text"] for turn in endpoint.requests)
+    assert texts == sorted(teacher_prompt(row["options"], row["question"]) for row in asked.values())
+    chains = read_chains(root, VQA, "gpt-4o", info.environments).to_pylist()
+    assert {row["id"]: row["reason"] for row in chains} == dict.fromkeys(asked) | {first: "not_a_class"}

@@ -12,7 +12,10 @@ from rdmldg_ray.chains.importing import import_chains
 from rdmldg_ray.chains.prompts import reasoning_prompt
 from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, dataset_location
+from rdmldg_ray.domainbed.view import sample_index
 from rdmldg_ray.storage import StorageError, join
+from rdmldg_ray.vqa.iconbed import NAME as VQA
+from rdmldg_ray.vqa.iconbed import iconbed_vqa_info, write_iconbed_vqa
 
 ID = "mini/flat/bird/1F414.png"
 OTHER_ID = "mini/sketch/bird/1F414.png"
@@ -234,3 +237,29 @@ def test_chains_of_other_domains_are_not_opened(local):
     assert read_chains(local, "mini", "rules", ["flat", "sketch"]).equals(before)
     with pytest.raises(StorageError):
         read_chains(local, "mini", "rules", ["paint"])
+
+
+@FORMS
+def test_chains_about_questions_come_back_equal_and_have_their_questions_with_them(tmp_path, form):
+    root, place = str(tmp_path), tmp_path / "exported"
+    write_iconbed_vqa(root)
+    index = sample_index(root, iconbed_vqa_info(), ["flat"])
+    asked = {row["id"]: row for row in index.to_pylist()}
+    theirs = read_chains(root, VQA, "rules", ["flat"])
+    write_chains(root, VQA, "gpt", "flat", theirs)
+    assert export_chains(root, VQA, "gpt", str(place), form) == len(asked)
+    assert import_chains(str(place), root, VQA, "back") == {"kept": len(asked)}
+    assert read_chains(root, VQA, "back", ["flat"]).equals(theirs.combine_chunks())
+    if form == "sharegpt":
+        for line in map(json.loads, (place / "chains.jsonl").read_text().splitlines()):
+            row = asked[line["id"]]
+            prompt = reasoning_prompt(row["options"], row["question"])
+            assert line["messages"][0]["content"] == f"<image>{prompt}"
+    else:
+        import datasets
+
+        rows = datasets.load_dataset(str(place), cache_dir=str(tmp_path / "cache"))["train"]
+        for row in rows.select_columns(["id", "question", "options"]):
+            assert (row["question"], row["options"]) == tuple(
+                asked[row["id"]][n] for n in ("question", "options")
+            )
