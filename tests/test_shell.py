@@ -23,7 +23,7 @@ def test_the_module_is_the_command():
     [
         ("rdmldg ref", {"refilter"}),
         ("rdmldg analyze ada", {"adaptive"}),
-        ("rdmldg run icon", {"iconbed"}),
+        ("rdmldg run icon", {"iconbed", "iconbed-vqa"}),
         ("rdmldg run iconbed --dr", {"--dry-run"}),
     ],
 )
