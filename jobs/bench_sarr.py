@@ -237,7 +237,7 @@ def measure(config: Config, arguments: argparse.Namespace, folder: Path) -> dict
 
 
 def driver_memory(config: Config, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The driver's resident memory, in MiB, before a round and at most within it, by number of images."""
+    """The driver's own memory, in MiB, before a round and at most within it, by number of images."""
     info = iconbed_info()
     samples = source_images(config, info, arguments.held_out)
     sarr = config.sarr.model_copy(update={"max_attempts": 1, "max_new_tokens": 4})
@@ -263,15 +263,24 @@ def driver_memory(config: Config, arguments: argparse.Namespace, folder: Path) -
 
 @contextmanager
 def peak_memory() -> Iterator[dict[str, float]]:
-    """Resident memory of this process in MiB: ``before``, the ``peak`` so far, and the ``seconds``."""
+    """Memory of this process in MiB: ``before``, the ``peak`` so far, and the ``seconds``.
+
+    Resident memory without what it shares, which is Ray's object store: pages of it count as soon as an
+    image has passed through them.
+    """
     process = psutil.Process()
-    memory = {"before": process.memory_info().rss / MIB, "peak": 0.0}
+
+    def own() -> float:
+        memory = process.memory_info()
+        return float(memory.rss - memory.shared) / MIB
+
+    memory = {"before": own(), "peak": 0.0}
     ended = threading.Event()
     started = time.perf_counter()
 
     def watch() -> None:
         while not ended.wait(0.1):
-            memory["peak"] = max(memory["peak"], process.memory_info().rss / MIB)
+            memory["peak"] = max(memory["peak"], own())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
