@@ -4,6 +4,8 @@ Imports neither torch nor ray before a stage runs, so that planning a run is ins
 """
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.compute as pc
 import yaml
 from rich.console import Console
 
+from rdmldg_ray.alive import count_alive
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.config import Config, ConfigError, changes_no_result, dump_config, flatten_settings
@@ -149,7 +152,7 @@ class Pipeline:
 
         pool = self._serve(adapter)
         samples = self._evaluation_set(held_out)
-        with progress_bar(self.console, "answers", location) as bar:
+        with self._engines_alive() as alive, progress_bar(self.console, "answers", location, alive) as bar:
             predictions = predict(pool, samples, list(self.info.classes), self.config, bar.update)
         return predictions, accuracies(predictions)
 
@@ -251,7 +254,11 @@ class Pipeline:
         # The record of what was read, which also proves that the held-out domain was not.
         read = training_set.select(["id", "domain", "label", "chain"])
         write_table(join(location, "training_set.parquet"), read)
-        with follow_progress(self.console, "training", location):
+        workers = self.config.workers.num_workers
+        with (
+            count_alive("RayTrainWorker", workers, "workers") as alive,
+            follow_progress(self.console, "training", location, alive),
+        ):
             train_stage(
                 self.config,
                 training,
@@ -278,7 +285,8 @@ class Pipeline:
         location = join(self.location, stage.held_out, stage.model)
         samples = self._source_index(stage.held_out, "in")
         pool = self._serve(self._adapter(stage.held_out, stage.round - 1))
-        with progress_bar(self.console, "chains", join(self.location, stage.name)) as bar:
+        stage_folder = join(self.location, stage.name)
+        with self._engines_alive() as alive, progress_bar(self.console, "chains", stage_folder, alive) as bar:
             summary = generate_round(
                 pool,
                 samples,
@@ -318,6 +326,9 @@ class Pipeline:
         return pa.concat_tables(
             _with_constants(rows, {"part": part, "held_out": target}) for rows, part, target in parts
         )
+
+    def _engines_alive(self) -> AbstractContextManager[Callable[[], str]]:
+        return count_alive("Engine", self.config.engines.num_engines, "engines")
 
     def _serve(self, adapter: str | None) -> "EnginePool":
         from rdmldg_ray.engines.pool import EnginePool

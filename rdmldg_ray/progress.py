@@ -6,7 +6,7 @@ look from elsewhere see the same thing, and no actor has to be kept for it.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +66,11 @@ class Bar:
     task: Any = None
     printed_at: float = 0.0
     file: ProgressFile | None = None
+    note: Callable[[], str] = str
 
     def update(self, done: int, total: int, text: str = "") -> None:
         """Show that ``done`` of ``total`` is done."""
+        text = ", ".join(filter(None, [text, self.note()]))
         if self.file:
             self.file.write(done, total, text, last=done == total)
         if self.progress:
@@ -79,11 +81,17 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(console: Console, label: str, stage: str | None = None) -> Iterator[Bar]:
-    """A bar for the time of the block, which with a stage's folder writes its progress file too."""
+def progress_bar(
+    console: Console, label: str, stage: str | None = None, note: Callable[[], str] = str
+) -> Iterator[Bar]:
+    """A bar for the time of the block, which with a stage's folder writes its progress file too.
+
+    Args:
+        note: told beside every update.
+    """
     file = ProgressFile(stage) if stage else None
     if not console.is_terminal:
-        yield Bar(console, label, None, printed_at=time.monotonic(), file=file)
+        yield Bar(console, label, None, printed_at=time.monotonic(), file=file, note=note)
         return
     columns = (
         TextColumn("  {task.description}"),
@@ -97,14 +105,16 @@ def progress_bar(console: Console, label: str, stage: str | None = None) -> Iter
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=None, text="")
-        yield Bar(console, label, progress, task, file=file)
+        yield Bar(console, label, progress, task, file=file, note=note)
 
 
 @contextmanager
-def follow_progress(console: Console, label: str, stage: str) -> Iterator[None]:
+def follow_progress(
+    console: Console, label: str, stage: str, note: Callable[[], str] = str
+) -> Iterator[None]:
     """Show a stage's progress file while the block runs."""
     finished = threading.Event()
-    with progress_bar(console, label) as bar:
+    with progress_bar(console, label, note=note) as bar:
 
         def follow() -> None:
             while not finished.wait(_WRITE_EVERY_S):

@@ -22,6 +22,19 @@ NAME = "mini"
 DOMAINS = ("flat", "paint", "sketch")
 CLASSES = ("bird", "building", "vehicle")
 PER_CLASS = 10
+# Of the demo, to run it on this data set.
+SETTINGS = [
+    f"data.dataset={NAME}",
+    "mtct.epochs=4",
+    "mtct.batch_size=16",
+    "mtct.micro_batch_size=8",
+    "mtct.checkpoint_every=4",
+    "sarr.max_attempts=3",
+    "sarr.temperatures=[0.3, 0.6]",
+    "sarr.training.epochs=1",
+    "sarr.training.batch_size=8",
+    "sarr.training.micro_batch_size=4",
+]
 
 
 def write_mini(root: str) -> None:

@@ -23,22 +23,10 @@ from rdmldg_ray.storage import exists, join, read_json, read_table
 pytestmark = pytest.mark.slow
 
 HELD_OUT = "flat"
-SETTINGS = [
-    "data.dataset=mini",
-    "mtct.epochs=4",
-    "mtct.batch_size=16",
-    "mtct.micro_batch_size=8",
-    "mtct.checkpoint_every=4",
-    "sarr.max_attempts=3",
-    "sarr.temperatures=[0.3, 0.6]",
-    "sarr.training.epochs=1",
-    "sarr.training.batch_size=8",
-    "sarr.training.micro_batch_size=4",
-]
 
 
 def make_config(storage: str, name: str) -> Config:
-    return load_config("demo", [*SETTINGS, f"storage={storage}", f"name={name}"])
+    return load_config("demo", [*mini.SETTINGS, f"storage={storage}", f"name={name}"])
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +134,7 @@ def test_a_run_killed_in_two_stages_ends_like_the_unbroken_one(unbroken, storage
 
 
 def _start(storage: str) -> "subprocess.Popen[bytes]":
-    settings = [*SETTINGS, "name=killed"]
+    settings = [*mini.SETTINGS, "name=killed"]
     command = [sys.executable, "-m", "rdmldg_ray", "demo", *settings, "--storage", storage]
     # Its own cluster, though the test may run where RAY_ADDRESS is set.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}

@@ -118,8 +118,8 @@ def headline(runs: Sequence[RunResults]) -> Table:
         for dataset in datasets:
             if dataset in known:
                 rows.append([f"paper, {dataset}", name, "", 4, f"{known[dataset]:.2f}", "", ""])
-    columns = ["run", "stage", "pathway", "domains held out", *(f"{m}, %" for m in _MEASURES.values())]
-    note = "Means over the held-out domains that are evaluated so far."
+    columns = ["run", "stage", "pathway", "folds", *(f"{m}, %" for m in _MEASURES.values())]
+    note = "Means over the folds, each with its held-out domain, that are evaluated so far."
     return Table("Accuracy", columns, rows, note=note)
 
 
