@@ -17,7 +17,11 @@ def count_alive(actor_class: str, wanted: int, called: str) -> Iterator[Callable
     from ray.util.state import list_actors
 
     mine = ray.get_runtime_context().get_job_id()
-    wanted_ones = [("class_name", "=", actor_class), ("state", "=", "ALIVE"), ("job_id", "=", mine)]
+    wanted_ones: list[tuple[str, str, str | bool | int | float]] = [
+        ("class_name", "=", actor_class),
+        ("state", "=", "ALIVE"),
+        ("job_id", "=", mine),
+    ]
     told = ""
     finished = threading.Event()
 
