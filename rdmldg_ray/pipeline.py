@@ -57,6 +57,7 @@ class Pipeline:
         self.config_location = join(self.location, "config.yaml")
         self._pool: EnginePool | None = None
         self._served: str | None = None
+        self._loading: dict[str, Any] = {}
 
     def state(self) -> dict[str, Any]:
         """What is complete: stage name to seconds and summary."""
@@ -172,8 +173,9 @@ class Pipeline:
 
     def _do(self, stage: Stage) -> None:
         started = time.perf_counter()
+        self._loading = {}
         summary = self._run_stage(stage)
-        self._complete(stage, time.perf_counter() - started, summary)
+        self._complete(stage, time.perf_counter() - started, self._loading | summary)
 
     def _run_stage(self, stage: Stage) -> dict[str, Any]:
         match stage.kind:
@@ -320,6 +322,7 @@ class Pipeline:
     def _serve(self, adapter: str | None) -> "EnginePool":
         from rdmldg_ray.engines.pool import EnginePool
 
+        started = time.perf_counter()
         fresh = self._pool is None
         if self._pool is None:
             self._pool = EnginePool(self.config, list(self.info.classes))
@@ -327,6 +330,8 @@ class Pipeline:
             with self.console.status("  loading the model into the engines"):
                 report = self._pool.load(adapter)
             self._served = adapter
+            # Of the stage's time, what is no work of its own; `rdmldg calibrate` tells them apart.
+            self._loading = {"loading": report.how, "loading_s": round(time.perf_counter() - started, 1)}
             parity = "" if report.parity is None else f", within {report.parity:.1e} of the trainer"
             self.console.print(
                 f"  engines ready ({report.how}, {report.seconds:.1f} s{parity})", highlight=False

@@ -9,7 +9,15 @@ from typer.testing import CliRunner
 from rdmldg_ray.cli import app
 from rdmldg_ray.config import dump_config, load_config
 from rdmldg_ray.domainbed.samples import iconbed_info
-from rdmldg_ray.estimate import Calibration, Prices, calibrate, estimate, read_calibration, total
+from rdmldg_ray.estimate import (
+    Calibration,
+    Prices,
+    calibrate,
+    estimate,
+    plan_loads,
+    read_calibration,
+    total,
+)
 from rdmldg_ray.plan import count_samples, plan_stages
 from rdmldg_ray.storage import write_bytes, write_json
 
@@ -18,8 +26,11 @@ RATES = Calibration(
     machine="two cores",
     train_images_per_s=5,
     train_start_s=10,
+    engine_start_s=30,
+    engine_reload_s=2,
     candidates_per_s=20,
     tokens_per_candidate=100,
+    max_attempts=2,
     candidates_per_image=1.5,
     kept_share=0.5,
     answers_per_s=40,
@@ -31,7 +42,7 @@ TWO_WORKERS = ["workers.num_workers=2", "engines.num_engines=2", "mtct.epochs=4"
 
 
 def estimates(*overrides):
-    rows = estimate(load_config("demo", [*TWO_WORKERS, *overrides]), iconbed_info(), RATES)
+    rows = estimate(load_config("demo", [*TWO_WORKERS, *overrides]), iconbed_info(), RATES, {})
     return {row.kind: row for row in rows}
 
 
@@ -44,12 +55,12 @@ def test_an_estimate_is_work_by_rate():
     assert mtct.hours * 3600 == pytest.approx(10 + 690 * 4 / 5 / 2)
     assert mtct.worker_hours == pytest.approx(2 * mtct.hours)
     assert (rows["generate"].chains, rows["generate"].tokens) == (1035, 103500)
-    assert rows["generate"].hours * 3600 == pytest.approx(1035 / 20 / 2)
+    assert rows["generate"].hours * 3600 == pytest.approx(1035 / 20 / 2), "the model is served already"
     assert rows["train"].images == 345, "the half without a chain takes no part"
     config = load_config("demo", TWO_WORKERS)
     images = sum(count_samples(config, info, s) for s in plan_stages(config, info) if s.kind == "evaluate")
     assert rows["evaluate"].images == images and rows["evaluate"].stages == 3
-    assert rows["evaluate"].hours * 3600 == pytest.approx(images * 2 / 40 / 2)
+    assert rows["evaluate"].hours * 3600 == pytest.approx(30 + 2 * 2 + images * 2 / 40 / 2)
 
 
 def test_more_workers_take_less_time_and_more_of_them():
@@ -58,11 +69,31 @@ def test_more_workers_take_less_time_and_more_of_them():
     assert many["mtct"].worker_hours > few["mtct"].worker_hours, "all of them wait for the start"
 
 
+def test_engines_start_once_or_after_each_training_and_load_each_model():
+    def loads(*overrides):
+        config = load_config("demo", ["data.held_out=[flat, paint]", *overrides])
+        found = plan_loads(config, plan_stages(config, iconbed_info()))
+        return [load for stage, load in found if stage.kind in ("evaluate", "generate")]
+
+    # Zero-shot, MTCT, the round that MTCT's model writes, the round's own model; then the other fold.
+    assert loads() == ["start", "reload", None, "reload", "reload", "reload", None, "reload"]
+    ended = loads("engines.keep_while_training=false")
+    assert ended == ["start", "start", None, "start", "reload", "start", None, "start"]
+
+
 def test_a_fixed_number_of_draws_and_a_limit_count():
     assert estimates("sarr.sampling=fixed", "sarr.max_attempts=3")["generate"].chains == 3 * 690
     one = estimates("sarr.max_attempts=1", "sarr.temperatures=[0.5]")
     assert one["generate"].chains == 690
     assert estimates("sarr.without_chain=teacher")["train"].images == 690
+
+
+def test_another_limit_of_draws_counts_as_if_each_were_kept_as_often():
+    # A third of the measured run's candidates were kept: 1 - (2/3)^2 of the images with two draws have a
+    # chain, and 1 - (2/3)^3 with three.
+    rows = estimates("sarr.max_attempts=3")
+    assert rows["generate"].chains == round(690 * 1.5 * (19 / 27) / (5 / 9))
+    assert rows["train"].images == round(690 * 0.5 * (19 / 27) / (5 / 9))
 
 
 def test_the_sum_costs_what_its_parts_cost():
@@ -85,13 +116,18 @@ def finished(config, info):
             state[stage.name] |= {"images_with_chain": images // 2, "tokens": drawn * 100}
             sizes[stage.name] = drawn * 10
         elif stage.kind == "evaluate":
-            state[stage.name] = {"seconds": images * 2 / 80}
+            loading = (
+                {"loading": "start", "loading_s": 30}
+                if stage.round < 0
+                else {"loading": "reload", "loading_s": 2}
+            )
+            state[stage.name] = {"seconds": loading["loading_s"] + images * 2 / 80, **loading}
             sizes[stage.name] = images * 2 * 2
         else:
             samples = images if stage.kind == "mtct" else images // 2
             epochs = 4 if stage.kind == "mtct" else 2
             state[stage.name] = {"seconds": 10 + samples * epochs / 10, "samples": samples}
-            step_rates[stage.name] = [9.0, 10.0, 30.0]
+            step_rates[stage.name] = 10.0
             sizes[stage.name] = 1000
     return state, step_rates, sizes
 
@@ -128,8 +164,9 @@ def test_a_finished_run_calibrates_the_plan_of_another(tmp_path, store):
     write_json(f"{run}/state.json", state)
     (run / "config.yaml").write_text(dump_config(config))
     for name, size in sizes.items():
-        lines = "".join(json_line(rate) for rate in step_rates.get(name, []))
-        write_bytes(f"{run}/{name}/metrics.jsonl", lines.encode())
+        lines = json_line(7.0) + json_line(step_rates[name]) if name in step_rates else ""
+        if lines:
+            write_bytes(f"{run}/{name}/metrics.jsonl", lines.encode())
         write_bytes(f"{run}/{name}/rest", b"0" * (size - len(lines)))
     file, root = str(tmp_path / "rates.json"), ["--storage", str(tmp_path)]
     done = CliRunner().invoke(app, ["calibrate", "demo", file, *root])
@@ -142,4 +179,4 @@ def test_a_finished_run_calibrates_the_plan_of_another(tmp_path, store):
 
 
 def json_line(rate):
-    return json.dumps({"samples_per_s": rate}) + "\n"
+    return json.dumps({"samples_per_s": rate, "resumed_at": 0}) + "\n"
