@@ -1,14 +1,13 @@
 """Room on the cluster: waiting for it no longer than may be, and saying what stood in the way."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-if TYPE_CHECKING:
-    from ray.autoscaler.v2.schema import ClusterStatus
-
 Resources = dict[str, float]
+
+_STATUS_TIMEOUT_S = 10
 
 
 def wait_for_room(bundles: list[Resources], timeout_s: float, setting: str) -> None:
@@ -42,35 +41,42 @@ def describe_bundles(bundles: list[Resources]) -> str:
 
 def describe_cluster() -> str:
     """What the cluster has, what of it is free, and what its autoscaler says, as text."""
-    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    # Ray's own reader of this reply leaves out what the autoscaler finds no way to provide.
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    reply = GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=_STATUS_TIMEOUT_S))
     return (
         f"the cluster has {_totals(ray.cluster_resources())}, of it free "
-        f"{_totals(ray.available_resources())}; {describe_autoscaler(status)}"
+        f"{_totals(ray.available_resources())}; {describe_autoscaler(reply.autoscaling_state)}"
     )
 
 
-def describe_autoscaler(status: "ClusterStatus") -> str:
-    """What an autoscaler (version 2) launches and could not launch; or that it does neither."""
+def describe_autoscaler(state: Any) -> str:
+    """What an autoscaler (version 2) launches, could not launch, and finds no way to provide.
+
+    Args:
+        state: Ray's message ``AutoscalingState``.
+    """
+    if not state.autoscaler_state_version:
+        return "it has no autoscaler that would add to it"
+    gangs = [request for gang in state.infeasible_gang_resource_requests for request in gang.requests]
+    beyond = [dict(r.resources_bundle) for r in [*gangs, *state.infeasible_resource_requests]]
     said = [
-        *[f"is launching {launch.count} x {launch.ray_node_type_name}" for launch in status.pending_launches],
-        *[f"waits for a {node.ray_node_type_name} to start" for node in status.pending_nodes],
+        *[f"is launching {new.count} x {new.ray_node_type_name}" for new in state.pending_instance_requests],
+        *[f"waits for a {node.ray_node_type_name} to start" for node in state.pending_instances],
         *[
-            f"could not launch {launch.count} x {launch.ray_node_type_name}: {launch.details or 'no reason'}"
-            for launch in status.failed_launches
-        ],
-        *[
-            f"lost a {node.ray_node_type_name}: {node.failure_detail or node.details or 'no reason'}"
-            for node in status.failed_nodes
+            f"could not launch {new.count} x {new.ray_node_type_name}: {new.reason or 'no reason'}"
+            for new in state.failed_instance_requests
         ],
     ]
-    if said:
-        return f"its autoscaler {', '.join(said)}"
-    return (
-        "nothing is being added to it: it has no autoscaler, or no type of node has this, "
-        "or there are as many nodes as there may be"
-    )
+    if beyond:
+        said.append(
+            f"can add no node for {describe_bundles(beyond)}: no type of node has this, or there are as many "
+            "as there may be"
+        )
+    return f"its autoscaler {', '.join(said) or 'is adding nothing'}"
 
 
 def _totals(resources: Resources) -> str:

@@ -1,11 +1,7 @@
 import pytest
-from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
+from ray.core.generated.autoscaler_pb2 import AutoscalingState
 
 from rdmldg_ray.cluster_room import describe_autoscaler, describe_bundles, wait_for_room
-
-
-def launch(state, details=None):
-    return LaunchRequest("g6e.12xlarge", "gpu-spot", 2, state, request_ts_s=0, details=details)
 
 
 def test_bundles_are_counted():
@@ -14,34 +10,42 @@ def test_bundles_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("status", "text"),
+    ("state", "text"),
     [
+        ({}, "it has no autoscaler that would add to it"),
+        ({"autoscaler_state_version": 1}, "its autoscaler is adding nothing"),
         (
-            ClusterStatus(),
-            "nothing is being added to it: it has no autoscaler, or no type of node has this, "
-            "or there are as many nodes as there may be",
-        ),
-        (
-            ClusterStatus(
-                pending_launches=[launch(LaunchRequest.Status.PENDING)],
-                pending_nodes=[NodeInfo("", "cpu", "i-1", "")],
-            ),
+            {
+                "autoscaler_state_version": 7,
+                "pending_instance_requests": [{"ray_node_type_name": "gpu-spot", "count": 2}],
+                "pending_instances": [{"ray_node_type_name": "cpu"}],
+            },
             "its autoscaler is launching 2 x gpu-spot, waits for a cpu to start",
         ),
         (
-            ClusterStatus(
-                failed_launches=[launch(LaunchRequest.Status.FAILED, "InsufficientInstanceCapacity")]
-            ),
+            {
+                "autoscaler_state_version": 7,
+                "failed_instance_requests": [
+                    {"ray_node_type_name": "gpu-spot", "count": 2, "reason": "InsufficientInstanceCapacity"}
+                ],
+            },
             "its autoscaler could not launch 2 x gpu-spot: InsufficientInstanceCapacity",
         ),
         (
-            ClusterStatus(failed_nodes=[NodeInfo("", "cpu", "i-1", "", failure_detail="spot taken back")]),
-            "its autoscaler lost a cpu: spot taken back",
+            {
+                "autoscaler_state_version": 7,
+                "infeasible_gang_resource_requests": [
+                    {"requests": [{"resources_bundle": {"GPU": 8.0}}, {"resources_bundle": {"GPU": 8.0}}]}
+                ],
+                "infeasible_resource_requests": [{"resources_bundle": {"CPU": 0.25}}],
+            },
+            "its autoscaler can add no node for 2 x (8 GPU) and 1 x (0.25 CPU): no type of node has this, or "
+            "there are as many as there may be",
         ),
     ],
 )
-def test_the_autoscaler_is_quoted(status, text):
-    assert describe_autoscaler(status) == text
+def test_the_autoscaler_is_quoted(state, text):
+    assert describe_autoscaler(AutoscalingState(**state)) == text
 
 
 @pytest.mark.slow
@@ -54,7 +58,7 @@ def test_without_room_the_wait_ends_with_what_was_asked_and_what_there_is(ray_cl
         "no room in 2 s (workers.scheduling_timeout_s) for 1 x (1000 CPU) and 1 x (0.25 CPU): "
         "the cluster has "
     )
-    assert str(raised.value).endswith(describe_autoscaler(ClusterStatus()))
+    assert str(raised.value).endswith(describe_autoscaler(AutoscalingState()))
     # What was found is not held: as often as there are cores, all of them are found free.
     for _ in range(3):
         wait_for_room([{"CPU": ray.cluster_resources()["CPU"]}], 60, "workers.scheduling_timeout_s")
