@@ -40,8 +40,10 @@ class Calibration(_File):
     machine: str
     train_images_per_s: _Positive
     """Of one worker, an image counted in every epoch."""
+    mtct_start_s: _NotNegative
+    """What MTCT takes besides its steps."""
     train_start_s: _NotNegative
-    """Of a training stage, besides its steps."""
+    """The same of a round's training, which is less: it goes on from an adapter, with fewer steps."""
     engine_start_s: _NotNegative
     """Until the first engines of a pool, which start at once, serve their first model."""
     engine_reload_s: _NotNegative
@@ -147,7 +149,8 @@ def _one(
     if stage.kind in ("mtct", "train"):
         if stage.kind == "train" and config.sarr.without_chain == "drop":
             images = round(images * _draws_and_share(config.sarr, rates)[1])
-        seconds = rates.train_start_s + images * _epochs(config, stage) / rates.train_images_per_s / count
+        start = rates.mtct_start_s if stage.kind == "mtct" else rates.train_start_s
+        seconds = start + images * _epochs(config, stage) / rates.train_images_per_s / count
         size = rates.bytes_per_training
     else:
         seconds = {"start": rates.engine_start_s, "reload": rates.engine_reload_s, None: 0.0}[load]
@@ -222,9 +225,11 @@ def calibrate(
     """
     stages = [stage for stage in plan_stages(config, info) if stage.name in state]
     trained = [stage for stage in stages if stage.name in step_rates]
+    first = [stage for stage in trained if stage.kind == "mtct"]
+    later = [stage for stage in trained if stage.kind == "train"]
     drawn = [stage for stage in stages if stage.kind == "generate"]
     answered = [stage for stage in stages if stage.kind == "evaluate"]
-    for kind, found in (("training", trained), ("generate", drawn), ("evaluate", answered)):
+    for kind, found in (("mtct", first), ("train", later), ("generate", drawn), ("evaluate", answered)):
         if not found:
             raise ValueError(
                 f"run '{config.name}': no stage of kind '{kind}' is complete; calibrate with a run of "
@@ -233,6 +238,7 @@ def calibrate(
     workers, engines = config.workers.num_workers, config.engines.num_engines
     worked = {stage.name: state[stage.name]["samples"] * _epochs(config, stage) for stage in trained}
     stepped = {name: images / step_rates[name] for name, images in worked.items()}
+    starts = {name: max(0.0, state[name]["seconds"] - seconds) for name, seconds in stepped.items()}
     candidates = sum(state[stage.name]["candidates"] for stage in drawn)
     images = sum(state[stage.name]["images"] for stage in drawn)
     answers = sum(count_samples(config, info, s) for s in answered) * len(config.evaluation.pathways)
@@ -244,7 +250,8 @@ def calibrate(
         model=config.model.path,
         machine=machine,
         train_images_per_s=sum(worked.values()) / sum(stepped.values()) / workers,
-        train_start_s=median(max(0.0, state[name]["seconds"] - stepped[name]) for name in worked),
+        mtct_start_s=median(starts[stage.name] for stage in first),
+        train_start_s=median(starts[stage.name] for stage in later),
         engine_start_s=median(loads["start"] or [0.0]),
         engine_reload_s=median(loads["reload"] or [0.0]),
         candidates_per_s=candidates / _seconds(state, drawn) / engines,
@@ -294,6 +301,14 @@ def print_estimate(
         sums = [f"{row.bytes / 1e9:.2f}", f"{row.cost(prices):.2f}"]
         table.add_row(name, str(row.stages), str(row.images), *times, *numbers, *sums)
     console.print(table)
+    if any(row.kind == "generate" for row in rows):
+        # What a model of other training will do is not known before.
+        draws, share = _draws_and_share(config.sarr, rates)
+        console.print(
+            f"rounds as in the measured run: {draws:.2f} draws for an image, {share:.0%} of images with a "
+            f"kept chain (edit candidates_per_image and kept_share to try others)",
+            highlight=False,
+        )
     if rates.model != config.model.path:
         console.print(f"the rates are of another model than {config.model.path}", highlight=False)
 

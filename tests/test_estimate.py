@@ -25,7 +25,8 @@ RATES = Calibration(
     model="tiny",
     machine="two cores",
     train_images_per_s=5,
-    train_start_s=10,
+    mtct_start_s=10,
+    train_start_s=5,
     engine_start_s=30,
     engine_reload_s=2,
     candidates_per_s=20,
@@ -126,7 +127,8 @@ def finished(config, info):
         else:
             samples = images if stage.kind == "mtct" else images // 2
             epochs = 4 if stage.kind == "mtct" else 2
-            state[stage.name] = {"seconds": 10 + samples * epochs / 10, "samples": samples}
+            start = 10 if stage.kind == "mtct" else 5
+            state[stage.name] = {"seconds": start + samples * epochs / 10, "samples": samples}
             step_rates[stage.name] = 10.0
             sizes[stage.name] = 1000
     return state, step_rates, sizes
