@@ -40,8 +40,10 @@ class Calibration(_File):
     machine: str
     train_images_per_s: _Positive
     """Of one worker, an image counted in every epoch."""
+    mtct_start_s: _NotNegative
+    """What MTCT takes besides its steps."""
     train_start_s: _NotNegative
-    """Of a training stage, besides its steps."""
+    """The same of a round's training, which is less: it goes on from an adapter, with fewer steps."""
     engine_start_s: _NotNegative
     """Until the first engines of a pool, which start at once, serve their first model."""
     engine_reload_s: _NotNegative
@@ -89,25 +91,27 @@ class Estimate:
     chains: int
     tokens: int
     bytes: int
+    took_s: float | None
+    """Seconds that these stages took; None before all of them are complete."""
 
     def cost(self, prices: Prices) -> float:
         """US dollars, with storage for a month."""
         return prices.of(self.worker_hours, self.bytes)
 
 
-def estimate(config: Config, info: DatasetInfo, rates: Calibration) -> list[Estimate]:
-    """Estimates by kind of stage, in the order in which a run has them; idle engines are not counted."""
+def estimate(config: Config, info: DatasetInfo, rates: Calibration, state: dict[str, Any]) -> list[Estimate]:
+    """Estimates by kind of stage, in the order in which a run has them; idle engines are not counted.
+
+    Args:
+        state: what of the run is complete already, as ``Pipeline.state`` gives it.
+    """
     rows: dict[Kind, Estimate] = {}
     for stage, load in plan_loads(config, plan_stages(config, info)):
-        new = _one(config, rates, stage, load, count_samples(config, info, stage))
+        took_s = state[stage.name]["seconds"] if stage.name in state else None
+        new = _one(config, rates, stage, load, count_samples(config, info, stage), took_s)
         old = rows.get(stage.kind)
         rows[stage.kind] = _sum([old, new]) if old else new
     return list(rows.values())
-
-
-def devices(config: Config, kind: Kind) -> int:
-    """Workers or engines that a stage of a kind has."""
-    return config.workers.num_workers if kind in ("mtct", "train") else config.engines.num_engines
 
 
 def plan_loads(config: Config, stages: list[Stage]) -> list[tuple[Stage, Load]]:
@@ -128,17 +132,25 @@ def plan_loads(config: Config, stages: list[Stage]) -> list[tuple[Stage, Load]]:
     return loads
 
 
+def devices(config: Config, kind: Kind) -> int:
+    """Workers or engines that a stage of a kind has."""
+    return config.workers.num_workers if kind in ("mtct", "train") else config.engines.num_engines
+
+
 def total(rows: Sequence[Estimate]) -> Estimate:
     """All rows as one; ``kind`` is the first's."""
     return _sum(rows)
 
 
-def _one(config: Config, rates: Calibration, stage: Stage, load: Load, images: int) -> Estimate:
+def _one(
+    config: Config, rates: Calibration, stage: Stage, load: Load, images: int, took_s: float | None
+) -> Estimate:
     chains, tokens, count = 0, 0, devices(config, stage.kind)
     if stage.kind in ("mtct", "train"):
         if stage.kind == "train" and config.sarr.without_chain == "drop":
             images = round(images * _draws_and_share(config.sarr, rates)[1])
-        seconds = rates.train_start_s + images * _epochs(config, stage) / rates.train_images_per_s / count
+        start = rates.mtct_start_s if stage.kind == "mtct" else rates.train_start_s
+        seconds = start + images * _epochs(config, stage) / rates.train_images_per_s / count
         size = rates.bytes_per_training
     else:
         seconds = {"start": rates.engine_start_s, "reload": rates.engine_reload_s, None: 0.0}[load]
@@ -152,7 +164,7 @@ def _one(config: Config, rates: Calibration, stage: Stage, load: Load, images: i
             seconds += answers / rates.answers_per_s / count
             size = answers * rates.bytes_per_answer
     hours = seconds / 3600
-    return Estimate(stage.kind, 1, images, hours, hours * count, chains, tokens, round(size))
+    return Estimate(stage.kind, 1, images, hours, hours * count, chains, tokens, round(size), took_s)
 
 
 def _epochs(config: Config, stage: Stage) -> int:
@@ -177,6 +189,7 @@ def _draws_and_share(sarr: SarrConfig, rates: Calibration) -> tuple[float, float
 
 
 def _sum(rows: Sequence[Estimate]) -> Estimate:
+    took = [row.took_s for row in rows if row.took_s is not None]
     return Estimate(
         rows[0].kind,
         sum(row.stages for row in rows),
@@ -186,6 +199,7 @@ def _sum(rows: Sequence[Estimate]) -> Estimate:
         sum(row.chains for row in rows),
         sum(row.tokens for row in rows),
         sum(row.bytes for row in rows),
+        sum(took) if len(took) == len(rows) else None,
     )
 
 
@@ -211,9 +225,11 @@ def calibrate(
     """
     stages = [stage for stage in plan_stages(config, info) if stage.name in state]
     trained = [stage for stage in stages if stage.name in step_rates]
+    first = [stage for stage in trained if stage.kind == "mtct"]
+    later = [stage for stage in trained if stage.kind == "train"]
     drawn = [stage for stage in stages if stage.kind == "generate"]
     answered = [stage for stage in stages if stage.kind == "evaluate"]
-    for kind, found in (("training", trained), ("generate", drawn), ("evaluate", answered)):
+    for kind, found in (("mtct", first), ("train", later), ("generate", drawn), ("evaluate", answered)):
         if not found:
             raise ValueError(
                 f"run '{config.name}': no stage of kind '{kind}' is complete; calibrate with a run of "
@@ -222,6 +238,7 @@ def calibrate(
     workers, engines = config.workers.num_workers, config.engines.num_engines
     worked = {stage.name: state[stage.name]["samples"] * _epochs(config, stage) for stage in trained}
     stepped = {name: images / step_rates[name] for name, images in worked.items()}
+    starts = {name: max(0.0, state[name]["seconds"] - seconds) for name, seconds in stepped.items()}
     candidates = sum(state[stage.name]["candidates"] for stage in drawn)
     images = sum(state[stage.name]["images"] for stage in drawn)
     answers = sum(count_samples(config, info, s) for s in answered) * len(config.evaluation.pathways)
@@ -233,7 +250,8 @@ def calibrate(
         model=config.model.path,
         machine=machine,
         train_images_per_s=sum(worked.values()) / sum(stepped.values()) / workers,
-        train_start_s=median(max(0.0, state[name]["seconds"] - stepped[name]) for name in worked),
+        mtct_start_s=median(starts[stage.name] for stage in first),
+        train_start_s=median(starts[stage.name] for stage in later),
         engine_start_s=median(loads["start"] or [0.0]),
         engine_reload_s=median(loads["reload"] or [0.0]),
         candidates_per_s=candidates / _seconds(state, drawn) / engines,
@@ -270,29 +288,27 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def print_estimate(
-    console: Console,
-    config: Config,
-    info: DatasetInfo,
-    rows: Sequence[Estimate],
-    rates: Calibration,
-    prices: Prices,
-    state: dict[str, Any],
+    console: Console, config: Config, rows: Sequence[Estimate], rates: Calibration, prices: Prices
 ) -> None:
-    """Print what a run would take, by kind of stage, beside what its complete stages took."""
-    stages = plan_stages(config, info)
-    names = {row.kind: [stage.name for stage in stages if stage.kind == row.kind] for row in rows}
+    """Print what a run would take, by kind of stage, beside what those took that are complete."""
     table = Table(title=f"estimate by the rates of {rates.model} on {rates.machine}")
     worker_hours = "GPU hours" if config.workers.gpus_per_worker else "worker hours"
     for column in ("stages", "number", "images", "time", "took", worker_hours, "chains", "tokens", "GB", "$"):
         table.add_column(column, justify="left" if column == "stages" else "right")
-    every = [name for kind in names.values() for name in kind]
-    for name, row, mine in [*((row.kind, row, names[row.kind]) for row in rows), ("all", total(rows), every)]:
-        complete = all(stage in state for stage in mine)
-        took = _time(sum(state[stage]["seconds"] for stage in mine)) if complete else ""
-        numbers = [_time(row.hours * 3600), took, f"{row.worker_hours:.2f}", str(row.chains), str(row.tokens)]
+    for name, row in [*((row.kind, row) for row in rows), ("all", total(rows))]:
+        times = [_time(row.hours * 3600), "" if row.took_s is None else _time(row.took_s)]
+        numbers = [f"{row.worker_hours:.2f}", str(row.chains), str(row.tokens)]
         sums = [f"{row.bytes / 1e9:.2f}", f"{row.cost(prices):.2f}"]
-        table.add_row(name, str(row.stages), str(row.images), *numbers, *sums)
+        table.add_row(name, str(row.stages), str(row.images), *times, *numbers, *sums)
     console.print(table)
+    if any(row.kind == "generate" for row in rows):
+        # What a model of other training will do is not known before.
+        draws, share = _draws_and_share(config.sarr, rates)
+        console.print(
+            f"rounds as in the measured run: {draws:.2f} draws for an image, {share:.0%} of images with a "
+            f"kept chain (edit candidates_per_image and kept_share to try others)",
+            highlight=False,
+        )
     if rates.model != config.model.path:
         console.print(f"the rates are of another model than {config.model.path}", highlight=False)
 

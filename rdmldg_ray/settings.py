@@ -251,7 +251,7 @@ class EnginesConfig(Section):
     keep_while_training: bool | None = Field(
         None,
         description="Keep idle engines during training, or end them so that training gets their "
-        "resources; by default they are kept on CPU and ended on GPU.",
+        "resources and nodes can go; by default they are kept on CPU and ended on GPU.",
     )
     parity_tolerance: NonNegative | None = Field(
         None,

@@ -25,7 +25,8 @@ RATES = Calibration(
     model="tiny",
     machine="two cores",
     train_images_per_s=5,
-    train_start_s=10,
+    mtct_start_s=10,
+    train_start_s=5,
     engine_start_s=30,
     engine_reload_s=2,
     candidates_per_s=20,
@@ -42,7 +43,7 @@ TWO_WORKERS = ["workers.num_workers=2", "engines.num_engines=2", "mtct.epochs=4"
 
 
 def estimates(*overrides):
-    rows = estimate(load_config("demo", [*TWO_WORKERS, *overrides]), iconbed_info(), RATES)
+    rows = estimate(load_config("demo", [*TWO_WORKERS, *overrides]), iconbed_info(), RATES, {})
     return {row.kind: row for row in rows}
 
 
@@ -126,7 +127,8 @@ def finished(config, info):
         else:
             samples = images if stage.kind == "mtct" else images // 2
             epochs = 4 if stage.kind == "mtct" else 2
-            state[stage.name] = {"seconds": 10 + samples * epochs / 10, "samples": samples}
+            start = 10 if stage.kind == "mtct" else 5
+            state[stage.name] = {"seconds": start + samples * epochs / 10, "samples": samples}
             step_rates[stage.name] = 10.0
             sizes[stage.name] = 1000
     return state, step_rates, sizes
@@ -165,7 +167,8 @@ def test_a_finished_run_calibrates_the_plan_of_another(tmp_path, store):
     (run / "config.yaml").write_text(dump_config(config))
     for name, size in sizes.items():
         lines = json_line(7.0) + json_line(step_rates[name]) if name in step_rates else ""
-        write_bytes(f"{run}/{name}/metrics.jsonl", lines.encode())
+        if lines:
+            write_bytes(f"{run}/{name}/metrics.jsonl", lines.encode())
         write_bytes(f"{run}/{name}/rest", b"0" * (size - len(lines)))
     file, root = str(tmp_path / "rates.json"), ["--storage", str(tmp_path)]
     done = CliRunner().invoke(app, ["calibrate", "demo", file, *root])

@@ -27,11 +27,10 @@ def calibrate_command(
         root = absolute(storage or Config().storage)
         run = read_run(root, run_name)
         info = read_dataset_info(root, run.config.data.dataset)
-        last = {stage: steps[-1] for stage, steps in run.metrics().items()}
-        # The rate of a stage that was resumed is not that of the whole stage.
-        rates = {
-            stage: step["samples_per_s"] or 0.0 for stage, step in last.items() if step["resumed_at"] == 0
-        }
+        rates = {}
+        for stage, steps in run.metrics().items():
+            if steps[-1]["resumed_at"] == 0:  # else its rate is not that of the whole stage
+                rates[stage] = steps[-1]["samples_per_s"] or 0.0
         sizes = {stage: run.stage_bytes(stage) for stage in run.state}
         machine = f"{platform.machine()}, {run.config.workers.num_workers} workers"
         found = calibrate(run.config, info, run.state, rates, sizes, machine)

@@ -91,9 +91,8 @@ def run(
             paid = Prices(worker_hour=prices[0], gb_month=prices[1])
             for config, planned in zip(configs, runs, strict=True):
                 info = planned_dataset(config)
-                rows = estimate(config, info, rates)
-                state = Pipeline(config, info, console).state()
-                print_estimate(console, config, info, rows, rates, paid, state)
+                rows = estimate(config, info, rates, Pipeline(config, info, console).state())
+                print_estimate(console, config, rows, rates, paid)
                 planned["estimate"] = [{**asdict(row), "dollars": row.cost(paid)} for row in rows]
         answer({"runs": runs})
 

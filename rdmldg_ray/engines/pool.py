@@ -12,7 +12,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
 
-from rdmldg_ray.cluster_room import describe_cluster
+from rdmldg_ray.cluster_room import describe_cluster, wait_for_room
 from rdmldg_ray.config import Config
 from rdmldg_ray.domainbed.samples import question_columns
 from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, LoadReport, Request
@@ -97,6 +97,8 @@ class EnginePool:
         Every sample is answered exactly once, whatever happens to engines. The driver holds no more
         than two batches of encoded images for each engine. Raises as ``load`` does.
         """
+        # Ray Data would wait for ever for a reader that finds no core, as where engines take them all.
+        wait_for_room([{"CPU": _READ_CPUS}], self._engines.start_timeout_s, "engines.start_timeout_s")
         batches = iter(self._batches(samples, request))
         batch = next(batches, None)
         answers: list[pa.Table] = []

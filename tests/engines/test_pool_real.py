@@ -149,6 +149,15 @@ def test_an_engine_that_cannot_start_says_what_it_asked_for(pool, settings, erro
         pool(**settings).load(None)
 
 
+def test_engines_that_leave_no_room_for_a_reader_say_so(pool, samples):
+    cpus = ray.cluster_resources()["CPU"]
+    engines = pool(cpus_per_engine=cpus, num_engines=1)
+    engines.load(None)
+    engines._engines = engines._engines.model_copy(update={"start_timeout_s": 3})
+    with pytest.raises(TimeoutError, match=r"no room in 3 s .* for 1 x \(0\.25 CPU\): .*of it free 0 CPU"):
+        next(engines.generate(samples, DIRECT))
+
+
 def test_fewer_engines_than_asked_for_will_do(pool, samples):
     # The cluster has room for one of these only.
     cpus = ray.cluster_resources()["CPU"] * 0.6
