@@ -137,5 +137,5 @@ def test_a_dry_ingest_of_rows_counts_questions_and_answers(tmp_path):
     assert result.exit_code == 0, result.output
     assert "4 questions, " in result.output
     message = mistake("ingest", str(file), "--dataset", "pacs", *new)
-    assert message.endswith("pacs has classes, not questions; ingest rows as --dataset custom")
+    assert message.endswith("pacs has classes, not questions; ingest rows as custom")
     assert not (tmp_path / "new").exists()
