@@ -26,6 +26,9 @@ _RAY_SETTINGS = {
     # Fractions of a core are meant; Ray need not warn that more workers than cores run.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
 }
+# Work of hours is not to end with a minute of S3's: twelve tries take about that long. Before Ray is there
+# few do, so that a wrong endpoint is told at once.
+_PATIENCE = {"AWS_MAX_ATTEMPTS": "12", "AWS_RETRY_MODE": "standard"}
 _OWN_CLUSTER_SETTINGS = {
     # Despite its name it works everywhere: without it, Ray puts the network card's address in the
     # place of 127.0.0.1 and its servers listen on every interface.
@@ -65,7 +68,7 @@ def ray_session(config: Config) -> Iterator[str]:
 
 def _set_up_environment(own: bool) -> None:
     """Set what the user has not set, for good: Ray reads these once in the life of a process."""
-    settings = dict(_RAY_SETTINGS)
+    settings = _RAY_SETTINGS | _PATIENCE
     # Where Ray is imported already it has read its settings, and others would only contradict them.
     if own and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         settings |= _OWN_CLUSTER_SETTINGS | {"RAY_AUTH_TOKEN_PATH": _write_token()}

@@ -1,9 +1,12 @@
 import os
+import pickle
+import threading
 import traceback
 
 import boto3
 import pyarrow as pa
 import pytest
+import s3_proxy
 import s3_server
 from pyarrow import fs
 from s3_counter import s3_counter
@@ -273,8 +276,35 @@ def test_wrong_credentials_are_refused_and_not_repeated(s3_root, monkeypatch, op
 
 def test_a_server_that_is_down_is_named_without_its_password(s3_root, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://someone:somesecret@127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # where Ray has run, there would be more
     message = complaint(storage.exists, s3_root, "someone", "somesecret", s3_server.SECRET_KEY)
     assert message.endswith("no answer from http://127.0.0.1:9; check that it runs, and AWS_ENDPOINT_URL")
+
+
+def test_a_server_that_comes_back_is_waited_for(s3_root, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "9")
+    monkeypatch.setenv("AWS_RETRY_MODE", "standard")
+    with s3_proxy.s3_proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        for operation in (
+            lambda: storage.write_bytes(join(s3_root, "a"), b"x"),
+            lambda: storage.read_bytes(join(s3_root, "a")),
+            lambda: storage.list_files(s3_root),
+        ):
+            proxy.shut()
+            threading.Timer(0.5, proxy.open).start()
+            operation()
+        assert names(s3_root) == ["a"]
+
+
+def test_a_file_system_arrives_elsewhere_without_credentials_and_as_patient(s3_root):
+    filesystem, path = storage.open_location(s3_root)
+    packed = pickle.dumps(filesystem)
+    assert s3_server.SECRET_KEY.encode() not in packed
+    storage.write_bytes(join(s3_root, "a"), b"x")
+    assert pickle.loads(packed).open_input_file(f"{path}/a").read() == b"x"
+    # The one that this process has, with its own settings, and not one of pyarrow's making.
+    assert pickle.loads(packed) is filesystem
 
 
 def test_credentials_in_a_location_are_refused_and_not_repeated():

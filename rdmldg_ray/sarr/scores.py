@@ -1,5 +1,6 @@
 """Scores of a candidate that need no model: how much it repeats itself, and whether others agree."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 
@@ -32,6 +33,8 @@ class Agreement:
     def count(self, ids: Iterable[str], conclusions: Iterable[str | None]) -> None:
         """Take in some candidates, by their image's id and their conclusion."""
         for sample_id, conclusion in zip(ids, conclusions, strict=True):
+            # Each id and class in memory once, however many candidates have them.
+            sample_id = sys.intern(sample_id)
             self._drawn[sample_id] += 1
             self._same[sample_id, _folded(conclusion)] += 1
 
@@ -43,4 +46,4 @@ class Agreement:
 
 
 def _folded(conclusion: str | None) -> str | None:
-    return None if conclusion is None else normalize_answer(conclusion)
+    return None if conclusion is None else sys.intern(normalize_answer(conclusion))

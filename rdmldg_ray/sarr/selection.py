@@ -4,6 +4,7 @@ Part by part, so that memory holds a few numbers for each image and never the ch
 function ends a round and filters it anew with other thresholds.
 """
 
+import sys
 from collections import Counter
 from typing import Any
 
@@ -62,6 +63,7 @@ def select_chains(source: str, target: str, class_names: list[str], config: Sarr
         table = read_table(part)
         rows = table.to_pylist()
         for row in rows:
+            row["id"] = sys.intern(row["id"])  # one string for all that is counted by it
             row["agreement"] = agreement.share(row["id"], row["conclusion"])
             row |= judged(row, class_names, config.filter)
             counts[row["domain"], row["label"], row["reason"]] += 1

@@ -32,11 +32,38 @@ def connect(bucket: str) -> fs.FileSystem:
     return _connect(bucket, frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
 
 
+class Bucket(fs.S3FileSystem):
+    """The file system of a bucket; pickled, it is opened anew where it arrives.
+
+    So Ray Train can hand it to its workers, who have credentials of their own. What pyarrow pickles
+    forgets besides how often to try again.
+    """
+
+    bucket: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return connect, (self.bucket,)
+
+
 # Without a server of its own a bucket's region is asked for over the network: once is enough.
 @lru_cache(maxsize=16)
 def _connect(bucket: str, environment: frozenset[tuple[str, str]]) -> fs.FileSystem:
-    # Small objects are then written in one request instead of three.
-    return fs.FileSystem.from_uri(f"s3://{bucket}?allow_delayed_open=true")[0]
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    found = Bucket(
+        endpoint_override=endpoint,
+        region=None if endpoint else fs.resolve_s3_region(bucket),
+        # Small objects are then written in one request instead of three.
+        allow_delayed_open=True,
+        # Waits 50 ms before the second retry and twice as long before each that follows.
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=_attempts()),
+    )
+    found.bucket = bucket
+    return found
+
+
+def _attempts() -> int:
+    """How often a request is tried: boto3's own variable, and its default."""
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", "3"))
 
 
 def _adopt_endpoint() -> None:
@@ -83,7 +110,13 @@ def upload(bucket: str, key: str, chunks: Iterable[bytes]) -> None:
     Raises:
         RefusedError: when the server does not take it. What the chunks' iteration raises passes through.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectionError,
+        HTTPClientError,
+        NoCredentialsError,
+    )
 
     try:
         # In parts when it is large, which a failure throws away.
@@ -92,7 +125,7 @@ def upload(bucket: str, key: str, chunks: Iterable[bytes]) -> None:
     except ClientError as error:
         code = str(error.response["Error"]["Code"])
         raise RefusedError(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()) from None
-    except HTTPClientError:
+    except (ConnectionError, HTTPClientError):
         raise RefusedError("NETWORK_CONNECTION") from None
     except NoCredentialsError:
         raise RefusedError("MISSING_AUTHENTICATION_TOKEN") from None
