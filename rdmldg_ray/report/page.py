@@ -84,6 +84,7 @@ def render_report(runs: Sequence[RunResults], max_images: int, prices: Prices | 
         version=__version__,
         names=[run.name for run in runs],
         headline=headline(runs),
+        side_by_side=_side_by_side(runs),
         differences=_differences(runs),
         runs=[
             {
@@ -121,6 +122,19 @@ def headline(runs: Sequence[RunResults]) -> Table:
     columns = ["run", "stage", "pathway", "folds", *(f"{m}, %" for m in _MEASURES.values())]
     note = "Means over the folds, each with its held-out domain, that are evaluated so far."
     return Table("Accuracy", columns, rows, note=note)
+
+
+def _side_by_side(runs: Sequence[RunResults]) -> Table | None:
+    """Target accuracy of each stage and pathway, a column for each run."""
+    if len(runs) < 2:
+        return None
+    columns: dict[tuple[str, str], dict[str, str]] = {}
+    for run, stage, pathway, _, target_in, *_ in headline(runs).rows:
+        if pathway:  # not the paper's, which have none
+            columns.setdefault((stage, pathway), {})[run] = target_in
+    names = [run.name for run in runs]
+    rows = [[*place, *(found.get(name, "-") for name in names)] for place, found in columns.items()]
+    return Table(f"Side by side: {_MEASURES['target_in']}, %", ["stage", "pathway", *names], rows)
 
 
 def _differences(runs: Sequence[RunResults]) -> Table | None:

@@ -76,6 +76,19 @@ def test_nothing_is_fetched(page):
 def test_runs_stand_side_by_side_with_what_differs(page):
     texts = Parsed(page.read_text()).text
     assert "lora.rank" in texts and "lora.alpha" not in texts
+    start = texts.index("Side by side: target (in), %")
+    cells = [text for text in texts[start:] if text.strip()]
+    assert cells[1:10] == [
+        "stage",
+        "pathway",
+        "small",
+        "other",
+        "zero-shot",
+        "direct",
+        "66.7",
+        "66.7",
+        "zero-shot",
+    ]
     assert {"Accuracy by domain, pathway and round", "Confusion matrices", "Training"} <= set(texts)
 
 
