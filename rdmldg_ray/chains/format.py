@@ -13,6 +13,7 @@ of its own (arXiv 2602.23777, section on DomainBed-Reasoning)::
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 STAGES = ("SUMMARY", "CAPTION", "REASONING", "REFLECTION", "CONCLUSION")
 TAGS = tuple(tag for stage in STAGES for tag in (f"<{stage}>", f"</{stage}>"))
@@ -82,6 +83,8 @@ def conclusion_of(text: str) -> str | None:
     return match.group(1).strip() if match else None
 
 
+# Every answer is compared with every class: with hundreds of classes most of the work of judging.
+@lru_cache(maxsize=4096)
 def normalize_answer(text: str) -> str:
     """Fold case, underscores, punctuation and runs of space, so that ``Sea_Animal.`` is ``sea animal``."""
     return " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
