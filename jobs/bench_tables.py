@@ -59,9 +59,23 @@ def mtct_tables(result: dict[str, Any]) -> str:
 
 
 def data_table(result: dict[str, Any]) -> str:
-    """What ``bench_data`` has besides its three ratios is in the file."""
-    keys = ("stream_over_bare", "stream_over_dataloader", "memory_growth")
-    return markdown(["ratio", "measured"], [[key, f"{result[key]:.2f}"] for key in keys])
+    """A row for each way over each set, and the growth of the stream's memory."""
+    rows = [
+        [
+            f"{result[size]['mb']:.0f} MB",
+            way,
+            f"{found['images_per_s']:.0f}",
+            f"{result[size]['stream']['images_per_s'] / found['images_per_s']:.2f}",
+            f"{found['cpu_ms_per_image']:.1f}",
+            f"{found['driver_mb'] + found['workers_mb']:.0f}",
+        ]
+        for size in ("small", "large")
+        for way, found in result[size].items()
+        if isinstance(found, dict)
+    ]
+    header = ["set", "way", "images/s", "stream over it", "CPU ms for an image", "peak memory, MB"]
+    growth = f"Peak memory of the stream, large set over small one: {result['memory_growth']:.2f}."
+    return f"{markdown(header, rows)}\n\n{growth}"
 
 
 def sarr_tables(result: dict[str, Any]) -> str:
