@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 _LOOK_EVERY_S = 5.0
+_TIMEOUT_S = 5
 
 
 @contextmanager
@@ -12,6 +13,9 @@ def count_alive(actor_class: str, wanted: int, called: str) -> Iterator[Callable
     """Yields what tells how many actors of a class this driver has, such as ``2 of 2 engines alive``.
 
     Ray is asked every few seconds, beside the work; until it has answered there is nothing to tell.
+
+    Args:
+        actor_class: its qualified name, as Ray knows it.
     """
     import ray
     from ray.util.state import list_actors
@@ -30,7 +34,7 @@ def count_alive(actor_class: str, wanted: int, called: str) -> Iterator[Callable
         while not finished.is_set():
             # Of many kinds, such as that the cluster has no dashboard; none of them is worth a run.
             with suppress(Exception):
-                alive = list_actors(filters=wanted_ones, limit=10_000, timeout=round(_LOOK_EVERY_S))
+                alive = list_actors(filters=wanted_ones, limit=10_000, timeout=_TIMEOUT_S)
                 told = f"{len(alive)} of {wanted} {called} alive"
             finished.wait(_LOOK_EVERY_S)
 

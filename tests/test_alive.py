@@ -8,6 +8,14 @@ from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.storage import read_json
 
 
+class Counted:
+    pass
+
+
+class Other:
+    pass
+
+
 def test_a_note_stands_beside_what_a_stage_says_of_itself(tmp_path):
     with progress_bar(Console(quiet=True), "chains", str(tmp_path), lambda: "2 of 2 engines alive") as bar:
         bar.update(8, 8, "draw 1")
@@ -20,15 +28,8 @@ def test_actors_of_a_class_are_counted_while_they_live(ray_cluster, monkeypatch)
 
     monkeypatch.setattr("rdmldg_ray.alive._LOOK_EVERY_S", 1.0)
 
-    @ray.remote(num_cpus=0)
-    class Counted:
-        pass
-
-    @ray.remote(num_cpus=0)
-    class Other:
-        pass
-
-    actors = [Counted.remote(), Counted.remote(), Other.remote()]
+    counted, other = (ray.remote(num_cpus=0)(each) for each in (Counted, Other))
+    actors = [counted.remote(), counted.remote(), other.remote()]
     with count_alive("Counted", 2, "engines") as alive:
         wait_until(lambda: alive() == "2 of 2 engines alive")
         ray.kill(actors[0])
