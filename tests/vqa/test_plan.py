@@ -1,10 +1,12 @@
 import json
+from dataclasses import asdict
 
+import pyarrow as pa
 import pytest
 
 from rdmldg_ray import storage
 from rdmldg_ray.config import ConfigError, load_config
-from rdmldg_ray.domainbed.ingest import ingest, is_ingested, read_rejects, write_shard
+from rdmldg_ray.domainbed.ingest import ShardReport, _write_shard_row, ingest, is_ingested, read_rejects
 from rdmldg_ray.domainbed.samples import QUESTION_SCHEMA, SAMPLE_SCHEMA, dataset_location, read_dataset_info
 from rdmldg_ray.domainbed.view import sample_index, take_part
 from rdmldg_ray.plan import plan_stages
@@ -16,8 +18,10 @@ RELATION = {"question": "Two dogs run.", "options": ["entailment", "neutral", "c
 
 
 def run_here(source, target, shards):
-    """Run the shards in this process, one after the other."""
-    return [write_shard(source, target, shard) for shard in shards]
+    """Run the shards in this process, each handed over as a table, as to a task of Ray."""
+    tables = [pa.Table.from_pylist([asdict(shard)]) for shard in shards]
+    rows = [row for table in tables for row in _write_shard_row(table, source, target).to_pylist()]
+    return [ShardReport(**row) for row in rows]
 
 
 def rows_of(domain, images):
