@@ -249,12 +249,14 @@ class Engine:
         return [work.refused[n] if n in work.refused else self._answers.pop(next(taken)) for n in numbers]
 
     def _enqueue(self, work: _Work) -> None:
+        from vllm.exceptions import VLLMClientError
+
         ids = []
         # One by one, since vLLM drops all of a list when it refuses one.
         for number, (prompt, sampling) in enumerate(zip(work.prompts, work.sampling, strict=True)):
             try:
                 [request_id] = self.llm.enqueue(prompt, sampling, use_tqdm=False)
-            except ValueError as error:
+            except (VLLMClientError, ValueError) as error:
                 work.refused[number] = " ".join(str(error).split())
             else:
                 # What vLLM returns has a random suffix, which its outputs lack.
