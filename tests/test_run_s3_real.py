@@ -40,7 +40,7 @@ def rdmldg(folder, *arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=270,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
