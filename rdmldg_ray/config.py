@@ -93,6 +93,11 @@ class Config(Section):
             raise ValueError(
                 "workers.gpus_per_worker and engines.gpus_per_engine must both be 0 or both be positive"
             )
+        if self.model.attention == "flex" and self.workers.gpus_per_worker == 0:
+            raise ValueError(
+                "model.attention 'flex' trains on GPUs only, for torch has no backward pass of it on CPU; "
+                "set it to 'sdpa', or workers.gpus_per_worker and engines.gpus_per_engine"
+            )
         for stage, training in (("mtct", self.mtct), ("sarr.training", self.sarr.training)):
             if training.batch_size < self.workers.num_workers:
                 raise ValueError(

@@ -66,7 +66,12 @@ class ModelConfig(Section):
         description="Train float32 weights with matrix products in bfloat16 (torch's autocast); 'auto': "
         "where every worker's processor has instructions for it, without which it is slower.",
     )
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flex"] = Field(
+        "sdpa",
+        description="How training computes attention: 'flex' is torch's FlexAttention in the decoder, which "
+        "skips what the pathways do not see of each other. It trains on GPUs only, where it has not been run "
+        "yet; what was checked is its arithmetic on CPU.",
+    )
     max_length: Positive = Field(4096, description="Longest prompt plus answer, in tokens.")
     image_settings: dict[str, Any] = Field(
         {},
@@ -78,6 +83,9 @@ class ModelConfig(Section):
     def _mixed_with_float32(self) -> Self:
         if self.mixed_precision is not False and self.dtype != "float32":
             raise ValueError(f"mixed_precision needs dtype float32, not {self.dtype}")
+        # Rotary embeddings leave queries and keys in float32, whose values autocast has in bfloat16.
+        if self.mixed_precision is not False and self.attention == "flex":
+            raise ValueError("attention 'flex' wants one dtype; set mixed_precision to false, or use 'sdpa'")
         return self
 
 

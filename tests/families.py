@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from rdmldg_ray.models.families import FAMILIES
+from rdmldg_ray.mtct.layout import Layout
+from rdmldg_ray.mtct.loss import PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.positions import decoder_inputs
+
 IMAGE_TOKEN = 5
 _TEXT = {
     "vocab_size": 64,
@@ -46,6 +51,36 @@ class Example:
             grid = self.model_inputs["image_grid_thw"][row : row + 1]
             return {"pixel_values": pixels, "image_grid_thw": grid}
         return {name: value[row : row + 1] for name, value in self.model_inputs.items()}
+
+    def prefix(self, question: list[int]) -> list[int]:
+        """An image and a question."""
+        # Qwen finds its images by the token that starts one; to the others it is a token like any other.
+        return [9, 6, *[IMAGE_TOKEN] * self.image_tokens, 7, *question]
+
+    def losses(self, layout: Layout, attention_mask) -> PathwayLosses:
+        """The losses of two laid-out rows, one for each image."""
+        logits = self.model(
+            input_ids=layout.input_ids,
+            attention_mask=attention_mask,
+            logits_to_keep=layout.keep,
+            use_cache=False,
+            **self.model_inputs,
+            **decoder_inputs(FAMILIES[self.model_type], self.model, layout, self.model_inputs),
+        ).logits
+        return pathway_losses(logits, layout.targets, layout.target_pathway, "sum")
+
+    def gradients(self, losses: PathwayLosses) -> dict[str, torch.Tensor]:
+        """Of the sum of both pathways' losses."""
+        self.model.zero_grad()
+        losses.weighted_sum(1.0, 1.0).backward()
+        return {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+
+
+def relative_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Of the gradients of all parameters together."""
+    assert ours.keys() == theirs.keys()
+    ours, theirs = (torch.cat([g[name].flatten().cpu() for name in theirs]) for g in (ours, theirs))
+    return ((ours - theirs).norm() / theirs.norm()).item()
 
 
 def make(model_type: str) -> Example:

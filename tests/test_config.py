@@ -186,6 +186,15 @@ def test_every_mistake_has_a_line():
             "be positive",
         ),
         (
+            ["model.attention=flex", "model.mixed_precision=false"],
+            "(whole recipe): model.attention 'flex' trains on GPUs only, for torch has no backward pass of "
+            "it on CPU; set it to 'sdpa', or workers.gpus_per_worker and engines.gpus_per_engine",
+        ),
+        (
+            ["model.attention=flex", "model.dtype=float32", "model.mixed_precision=auto"],
+            "model: attention 'flex' wants one dtype; set mixed_precision to false, or use 'sdpa'",
+        ),
+        (
             ["workers.num_workers=33"],
             "(whole recipe): mtct.batch_size 16 is smaller than workers.num_workers 33: every worker needs "
             "an image in every step",

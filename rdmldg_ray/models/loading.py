@@ -29,11 +29,15 @@ def load_processor(folder: Path) -> Any:
 
 
 def load_base(folder: Path, config: ModelConfig) -> PreTrainedModel:
-    """The base model in the configured dtype, on the CPU."""
+    """The base model in the configured dtype, on the CPU.
+
+    For attention 'flex' it has 'sdpa': what FlexAttention is for is the layout that training alone has; see
+    ``mtct.flex``.
+    """
     return AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=getattr(torch, config.dtype),
-        attn_implementation=config.attention,
+        attn_implementation="sdpa" if config.attention == "flex" else config.attention,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,

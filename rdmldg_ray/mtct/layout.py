@@ -70,13 +70,20 @@ def lay_out(prefixes: Sequence[list[int]], branches: Sequence[Sequence[Branch]],
 
 def additive_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(B, L) segments to a (B, 1, L, L) mask: 0 where a query may look, the dtype's least value elsewhere."""
-    length = segments.shape[1]
-    query, key = segments[:, :, None], segments[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    # Padding sees the prefix like a branch of its own: a row without any visible key would be NaN.
-    visible = causal & ((key == _PREFIX) | (key == query))
-    mask = torch.zeros(visible.shape, dtype=dtype, device=segments.device)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+    place = torch.arange(segments.shape[1], device=segments.device)
+    seen = visible(segments[:, :, None], segments[:, None, :], place[:, None], place)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def visible(
+    query_segment: torch.Tensor, key_segment: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+) -> torch.Tensor:
+    """Whether the token at place ``query`` may look at the one at ``key``; shapes broadcast.
+
+    Padding sees the prefix like a branch of its own: a row without any visible key would be NaN.
+    """
+    return (key <= query) & ((key_segment == _PREFIX) | (key_segment == query_segment))
 
 
 @dataclass

@@ -34,6 +34,7 @@ from rdmldg_ray.models.loading import (
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.faults import check_finite, memory_explained
+from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
@@ -63,6 +64,7 @@ class Worker:
         self.rank = ray.train.get_context().get_world_rank()
         self.world_size = ray.train.get_context().get_world_size()
         assert self.world_size == job.plan.num_workers
+        self._flex = job.config.model.attention == "flex"
         base = model_folder(job.config.model.path)
         self.family = family_of(base)
         torch.manual_seed(job.seed)
@@ -79,7 +81,8 @@ class Worker:
         """Train from the last checkpoint, if there is one, to the plan's end."""
         step = self._resume()
         total = self.job.plan.total_steps
-        self.meter = Meter(step, total, self.model, self.engine.device)
+        # Torch's counter of operations does not get through FlexAttention.
+        self.meter = Meter(step, total, self.model, self.engine.device, countable=not self._flex)
         if self.rank == 0:
             self.trackers = start_trackers(self.job.config, self.job.stage, step)
         for batch in self._batches(first_step=step):
@@ -109,6 +112,8 @@ class Worker:
     def _load_model(self, base: Path) -> Any:
         config = self.job.config
         model = load_base(base, config.model)
+        if self._flex:
+            use_flex_attention(model)
         if config.workers.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.job.adapter is None:
@@ -226,12 +231,13 @@ class Worker:
 
     def _logits(self, model: torch.nn.Module, micro: MicroBatch) -> torch.Tensor:
         device, layout = self.engine.device, micro.layout
+        segments = layout.segments.to(device)
         dtype = getattr(torch, self.job.config.model.dtype)
         base = plain_model(self.model)
         inputs = micro.model_inputs | decoder_inputs(self.family, base, layout, micro.model_inputs)
         return model(
             input_ids=layout.input_ids.to(device),
-            attention_mask=additive_mask(layout.segments.to(device), dtype),
+            attention_mask=block_mask(segments) if self._flex else additive_mask(segments, dtype),
             logits_to_keep=layout.keep.to(device),
             use_cache=False,
             **{name: value.to(device) for name, value in inputs.items()},

@@ -33,24 +33,40 @@ def peak_flops(device: str) -> float | None:
     return next((peak for name, peak in _PEAK_FLOPS.items() if device.startswith(name)), None)
 
 
+def passes_of(model: nn.Module) -> float:
+    """A training step's operations over those of its forward pass.
+
+    A backward pass needs as many for the gradients of activations, and again as many for those of
+    weights, of which only the trained ones have any.
+    """
+    trained = sum(_size(p) for p in model.parameters() if p.requires_grad)
+    return 2 + trained / sum(map(_size, model.parameters()))
+
+
 class Meter:
     """Rates since the first batch, the same on every rank.
 
     What the stream takes to start is told apart, as ``stream_start_s``: it is no wait of a step's.
 
     MFU is the share of the devices' peak that the model itself needs, neither padding nor recomputed
-    activations included. The forward pass's operations are counted once, on the first forward pass. A
-    backward pass needs as many for the gradients of activations, and again as many for those of
-    weights, of which only the trained ones have any.
+    activations included. The forward pass's operations are counted once, on the first forward pass, if
+    they are ``countable``, and multiplied by ``passes_of`` the model.
     """
 
-    def __init__(self, first_step: int, total_steps: int, model: nn.Module, device: torch.device):
+    def __init__(
+        self,
+        first_step: int,
+        total_steps: int,
+        model: nn.Module,
+        device: torch.device,
+        countable: bool = True,
+    ):
         self.first_step, self.total_steps = first_step, total_steps
         self.device = device
         self.on_gpu = device.type == "cuda"
-        self.peak = peak_flops(torch.cuda.get_device_name(device)) if self.on_gpu else None
-        trained = sum(_size(p) for p in model.parameters() if p.requires_grad)
-        self.passes = 2 + trained / sum(map(_size, model.parameters()))
+        known = self.on_gpu and countable
+        self.peak = peak_flops(torch.cuda.get_device_name(device)) if known else None
+        self.passes = passes_of(model)
         self.flops_per_token: float | None = None
         self.created = self.wanted = time.perf_counter()
         self.started: float | None = None

@@ -1,23 +1,13 @@
 """The benchmark's variants do the same work, and its shapes are what it says."""
 
-import importlib.util
-from pathlib import Path
-
+import bench_mtct_gpu
+import bench_mtct_variants as bench
 import pytest
 import torch
-
-JOB = Path(__file__).parents[2] / "jobs" / "bench_mtct.py"
-
-
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_mtct", JOB)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from transformers import AutoModelForImageTextToText
 
 
-def test_all_variants_of_both_pathways_have_the_same_loss(bench):
+def test_all_variants_of_both_pathways_have_the_same_loss():
     shape = bench.SHAPES["iconbed"]
     data = bench.Data(shape, 2)
     model = bench.build("tiny", shape)
@@ -35,7 +25,7 @@ def test_all_variants_of_both_pathways_have_the_same_loss(bench):
     assert chains_only < shared
 
 
-def test_trl_gets_the_very_same_tokens(bench):
+def test_trl_gets_the_very_same_tokens():
     data = bench.Data(bench.SHAPES["iconbed"], 2)
     rows = data.batch()
     [micro] = data.passes(rows, "padded")
@@ -48,7 +38,7 @@ def test_trl_gets_the_very_same_tokens(bench):
     assert ours == theirs
 
 
-def test_the_papers_shape_has_its_image_tokens_and_chains(bench):
+def test_the_papers_shape_has_its_image_tokens_and_chains():
     shape = bench.SHAPES["paper"]
     data = bench.Data(shape, 2)
     rows = data.batch()
@@ -57,3 +47,19 @@ def test_the_papers_shape_has_its_image_tokens_and_chains(bench):
     assert all(240 <= len(data.tokens(row.chain)) <= 365 for row in rows)
     with torch.no_grad():
         assert bench.loss_of(bench.build("tiny", shape), micro, shared=False) > 0
+
+
+@pytest.mark.parametrize(("size", "billions"), [("1b", 0.94), ("2b", 2.09), ("8b", 7.94)])
+def test_the_sizes_on_a_gpu_are_the_published_ones(size, billions):
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(bench_mtct_gpu.model_config(size))
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+def test_the_gpus_benchmark_goes_without_one_but_for_flex():
+    found = bench_mtct_gpu.measure("tiny", images=1, rounds=1, checkpointing=True, device="cpu")
+    assert found["shared"]["samples_per_s"] > 0 and found["two_pass_over_shared"] > 0
+    assert found["shared"]["mfu"] is None, "no known GPU"
+    assert found["grad_rel_err"]["shared"] < 0.05, "in bfloat16"
+    assert found["tokens_per_image"] > found["prefix_tokens"] > 256
+    assert "flex" not in found

@@ -7,8 +7,7 @@ from torch.nn import functional
 
 from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
-from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
-from rdmldg_ray.mtct.positions import decoder_inputs
+from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses
 
 QUESTIONS = [[10, 11, 12], [13, 14, 15, 16, 17]]
 LABELS = [[20, 21, 1], [22, 1]]
@@ -16,31 +15,17 @@ CHAINS = [[30, 31, 32, 33, 1], [34, 35, 36, 37, 38, 39, 40, 41, 1]]
 DIRECT_TAIL, REASONING_TAIL = [50, 51], [52, 53, 54]
 
 
-def prefixes(example):
-    # Qwen finds its images by the token that starts one; to the others it is a token like any other.
-    return [[9, 6, *[families.IMAGE_TOKEN] * example.image_tokens, 7, *question] for question in QUESTIONS]
-
-
 def shared(example):
     branches = [
         [Branch(DIRECT, DIRECT_TAIL, label), Branch(REASONING, REASONING_TAIL, chain)]
         for label, chain in zip(LABELS, CHAINS, strict=True)
     ]
-    layout = lay_out(prefixes(example), branches, pad_id=0)
-    family = FAMILIES[example.model_type]
-    logits = example.model(
-        input_ids=layout.input_ids,
-        attention_mask=additive_mask(layout.segments, torch.float32),
-        logits_to_keep=layout.keep,
-        use_cache=False,
-        **example.model_inputs,
-        **decoder_inputs(family, example.model, layout, example.model_inputs),
-    ).logits
-    return pathway_losses(logits, layout.targets, layout.target_pathway, "sum")
+    layout = lay_out([example.prefix(question) for question in QUESTIONS], branches, pad_id=0)
+    return example.losses(layout, additive_mask(layout.segments, torch.float32))
 
 
 def alone(example, row, tail, target, reduction):
-    ids = torch.tensor([prefixes(example)[row] + tail + target])
+    ids = torch.tensor([example.prefix(QUESTIONS[row]) + tail + target])
     extra = {}
     if example.model_type == "qwen2_5_vl":
         extra["mm_token_type_ids"] = (ids == families.IMAGE_TOKEN).int()
@@ -59,19 +44,10 @@ def test_loss_and_gradients_equal_those_of_separate_sequences(model_type):
     torch.testing.assert_close(losses.direct, direct, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(losses.reasoning, reasoning, rtol=1e-5, atol=1e-5)
 
-    ours = gradients(example.model, losses.weighted_sum(1.0, 1.0))
-    theirs = gradients(example.model, (direct + reasoning).sum())
+    ours = example.gradients(losses)
+    theirs = example.gradients(PathwayLosses(direct, reasoning))
     assert any("vision" in name or "visual" in name for name in ours)
-    difference = sum((ours[name] - theirs[name]).pow(2).sum() for name in theirs).sqrt()
-    size = sum(gradient.pow(2).sum() for gradient in theirs.values()).sqrt()
-    assert ours.keys() == theirs.keys()
-    assert difference / size < 1e-5
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward(retain_graph=True)
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert families.relative_difference(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"smolvlm"}))
@@ -79,14 +55,14 @@ def test_gradient_checkpointing_computes_again_and_changes_nothing(model_type):
     example = families.make(model_type)
     example.model.train()
     plain = shared(example)
-    theirs = gradients(example.model, plain.weighted_sum(1.0, 1.0))
+    theirs = example.gradients(plain)
 
     example.model.gradient_checkpointing_enable({"use_reentrant": False})
     calls = []
     layer = example.model.model.get_decoder().layers[0].self_attn
     layer.register_forward_hook(lambda *_: calls.append(1))
     losses = shared(example)
-    ours = gradients(example.model, losses.weighted_sum(1.0, 1.0))
+    ours = example.gradients(losses)
     assert len(calls) == 2, "the backward pass computes a layer's activations again"
     assert torch.equal(losses.direct, plain.direct) and torch.equal(losses.reasoning, plain.reasoning)
     assert ours.keys() == theirs.keys()
