@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rdmldg_ray.domainbed.samples import question_columns
 from rdmldg_ray.engines.engine import Request
@@ -32,8 +33,7 @@ def draw_candidates(
         write: takes a table in ``CANDIDATE_SCHEMA``.
         progress: takes the number of candidates drawn, of those to draw, and a word on how it goes.
     """
-    columns = ["id", "label", "domain", *question_columns(samples)]
-    known = {row["id"]: row for row in samples.select(columns).to_pylist()}
+    facts = samples.select(["id", "label", "domain", *question_columns(samples)])
     label_probs: dict[str, float] = {}
     with_chain: set[str] = set()
     hopeless: set[str] = set()
@@ -52,6 +52,9 @@ def draw_candidates(
         drawn_before = drawn
         for answers in pool.generate(pending, request):
             label_probs |= label_probabilities(answers)
+            # Those of this batch alone: rows of a large index as Python's dicts would fill the driver.
+            wanted = facts.filter(pc.is_in(facts["id"], answers["id"].combine_chunks()))
+            known = {row["id"]: row for row in wanted.to_pylist()}
             candidates = judge_answers(answers, known, label_probs, class_names, config.filter)
             write(candidates)
             rows = candidates.to_pylist()
