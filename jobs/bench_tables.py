@@ -1,6 +1,6 @@
 """Prints the tables of BENCHMARKS.md from what the benchmarks printed.
 
-    python jobs/bench_tables.py mtct.json data.json sarr.json > tables.md
+    python jobs/bench_tables.py mtct.json data.json sarr.json ray_llm.json > tables.md
 
 Which benchmark a file is of is seen from its keys. Ratios of times are medians' (or medians of ratios, where
 the benchmark takes turns), and above 1 what is named first takes longer.
@@ -101,6 +101,22 @@ def sarr_tables(result: dict[str, Any]) -> str:
     )
 
 
+def ray_llm_table(result: dict[str, Any]) -> str:
+    """A row for each of the two that write."""
+    rows = [
+        [
+            name,
+            *(
+                str(found[key])
+                for key in ("first_batch_s", "tokens_per_s", "warm_tokens_per_s", "next_draw_s")
+            ),
+        ]
+        for name, found in (("pool", result["pool"]), ("ray.data.llm", result["ray_llm"]))
+    ]
+    header = ["who writes", "first batch after, s", "tokens/s over all", "tokens/s after the first batch"]
+    return markdown([*header, "a further draw of 8 images, s"], rows)
+
+
 def memory_table(result: dict[str, Any]) -> str:
     """The driver's memory by number of images."""
     rows = [[size, *map(str, found.values())] for size, found in result.items()]
@@ -111,6 +127,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "models": mtct_tables,
     "stream_over_bare": data_table,
     "pool_over_vllm": sarr_tables,
+    "pool_over_ray_llm": ray_llm_table,
     "1000": memory_table,
 }
 
