@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import uuid
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +63,16 @@ def ray_cluster():
 
     with ray_session(load_config("demo")) as logs:
         yield logs
+
+
+@pytest.fixture(scope="module")
+def shared_ray(ray_cluster):
+    """Has commands that a test gives use its Ray, instead of starting one each."""
+    from rdmldg_ray import ray_session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_session, "ray_session", lambda config: nullcontext(ray_cluster))
+        yield
 
 
 @pytest.fixture(scope="session")

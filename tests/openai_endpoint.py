@@ -102,9 +102,16 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            assert self.path.endswith("/models"), self.path
+            models = [{"id": MODEL, "object": "model", "created": 1, "owned_by": "a test"}]
+            self.answer(Reply(json.dumps({"object": "list", "data": models}).encode()))
+
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply = endpoint.handle(request, self.headers["Authorization"])
+            self.answer(endpoint.handle(request, self.headers["Authorization"]))
+
+        def answer(self, reply: Reply) -> None:
             with suppress(OSError):  # the client is gone
                 self.send_response(reply.status)
                 for name, value in {"Content-Type": "application/json", **reply.headers}.items():

@@ -91,6 +91,13 @@ def test_chains_go_out_and_in(tmp_path, monkeypatch, form):
     assert read_table(str(chains / "back")).equals(read_table(str(chains / "rules")))
 
 
+def test_embedded_chains_go_out_where_no_storage_is_yet(tmp_path):
+    command = ("chains", "export", str(tmp_path / "out"), "--dataset", "iconbed")
+    result = rdmldg(*command, "--storage", str(tmp_path / "new"))
+    assert result.exit_code == 0, result.output
+    assert "1148 chains of rules" in result.output
+
+
 def test_a_bad_chain_is_told_with_its_line(tmp_path):
     mini.write_mini(str(tmp_path))
     (tmp_path / "bad.jsonl").write_text(json.dumps({"text": "x"}) + "\n")

@@ -135,7 +135,7 @@ def test_a_run_killed_in_two_stages_ends_like_the_unbroken_one(unbroken, storage
 
 def _start(storage: str) -> "subprocess.Popen[bytes]":
     settings = [*mini.SETTINGS, "name=killed"]
-    command = [sys.executable, "-m", "rdmldg_ray", "demo", *settings, "--storage", storage]
+    command = [sys.executable, "-m", "rdmldg_ray", "run", "demo", *settings, "--storage", storage]
     # Its own cluster, though the test may run where RAY_ADDRESS is set.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return subprocess.Popen(command, env=environment)

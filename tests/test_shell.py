@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
 from rdmldg_ray import __version__
-from rdmldg_ray.cli import app
+
+# The command's name decides the names of variables and files.
+AS_INSTALLED = "import sys; sys.argv[0] = 'rdmldg'; from rdmldg_ray.cli import app; app()"
 
 
 def test_the_module_is_the_command():
@@ -35,12 +36,17 @@ def test_a_shell_completes_commands_options_and_recipes(typed, offered):
         "COMP_WORDS": typed,
         "COMP_CWORD": str(len(words) - 1),
     }
-    # The command's name decides the variable's, so it is called as it is installed.
-    script = "import sys; sys.argv[0] = 'rdmldg'; from rdmldg_ray.cli import app; app()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_INSTALLED], capture_output=True, text=True, env=environment
+    )
     assert set(done.stdout.split()) == offered, done.stderr
 
 
-def test_completion_can_be_shown_and_installed():
-    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
-    assert "--install-completion" in shown and "--show-completion" in shown
+def test_completion_can_be_installed(tmp_path):
+    # In bash, of which the command asks what the shell is, and which would put a last command in its place.
+    script = f'{sys.executable} -c "{AS_INSTALLED}" --install-completion && echo done'
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
+    assert "bash completion installed in" in done.stdout, done.stdout + done.stderr
+    assert "rdmldg.sh" in (tmp_path / ".bashrc").read_text()
+    assert "_RDMLDG_COMPLETE=complete_bash" in (tmp_path / ".bash_completions/rdmldg.sh").read_text()

@@ -14,6 +14,7 @@ from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
 from rdmldg_ray.domainbed.ingest import is_ingested, read_rejects
 from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan
 from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, read_dataset_info
+from rdmldg_ray.embedded import write_embedded
 from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.report.ingest import class_notes, ingest_table
 from rdmldg_ray.storage import absolute, check_writable
@@ -80,6 +81,7 @@ def chains_export(
     with mistakes_explained(debug), answering(as_json) as answer:
         root, target = absolute(storage or Config().storage), absolute(location)
         check_writable(target)
+        write_embedded(root, dataset)
         with console.status("writing"):
             count = export_chains(root, dataset, source, target, form, only_kept=not rejected)
         console.print(f"{count} chains of {source} in {target}", highlight=False, soft_wrap=True)

@@ -4,8 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 from questions_file import DOMAINS, RELATIONS, STATEMENT, chain_table, write_questions
 from rich.console import Console
+from typer.testing import CliRunner
 
 from rdmldg_ray.chains.importing import import_chains
+from rdmldg_ray.cli import app
 from rdmldg_ray.config import load_config
 from rdmldg_ray.domainbed.ingest import ingest
 from rdmldg_ray.domainbed.view import sample_index
@@ -34,7 +36,7 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, ray_cluster):
+def finished(tmp_path_factory, shared_ray):
     """A finished run on 3 domains with 18 questions and 2 statements in each."""
     folder = tmp_path_factory.mktemp("questions")
     root = str(folder / "root")
@@ -43,12 +45,10 @@ def finished(tmp_path_factory, ray_cluster):
     pairs = [pair for domain in DOMAINS for pair in rows[domain]]
     pq.write_table(chain_table(NAME, pairs), folder / "chains.parquet")
     assert import_chains(str(folder / "chains.parquet"), root, NAME, "rules") == {"kept": len(pairs)}
-    config = load_config("demo", [*SETTINGS, f"storage={root}", "name=questions"])
-    pipeline = Pipeline(config, info, Console())
-    pipeline.check_chains()
-    pipeline.prepare()
-    pipeline.run()
-    return pipeline
+    done = CliRunner().invoke(app, ["run", "iconbed-vqa", *SETTINGS, "--storage", root])
+    assert done.exit_code == 0, done.output
+    config = load_config("iconbed-vqa", [*SETTINGS, f"storage={root}"])
+    return Pipeline(config, info, Console())
 
 
 def test_every_stage_is_complete(finished):
@@ -82,3 +82,10 @@ def test_direct_answers_are_among_their_own_rows_options(finished):
     found = by_question(predictions, samples)
     assert {row["question"] for row in found} == {row["question"] for row in asked.values()}
     assert sum(row["rows"] for row in found) == 2 * 20
+
+
+def test_the_analysis_of_questions_is_printed(finished):
+    command = ["analyze", "questions", "iconbed-vqa", "--storage", finished.config.storage]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert STATEMENT in done.output and "questions.csv and .png" in done.output
