@@ -94,6 +94,23 @@ def save_trained(model: nn.Module, folder: Path) -> None:
     save_torch_state_dict(trained, folder, filename_pattern=_TRAINED_WEIGHTS)
 
 
+def leave_out_tied(model: nn.Module) -> None:
+    """Leave frozen weights out of ``state_dict`` under a second name, as a tied output layer has one.
+
+    DeepSpeed, told to leave frozen weights out of a checkpoint, knows each by its first name only, and would
+    write such a layer into every one.
+    """
+    first_names = {name for name, _ in model.named_parameters()}
+    every_name = model.named_parameters(remove_duplicate=False)
+    tied = [name for name, p in every_name if name not in first_names and not p.requires_grad]
+
+    def forget(_: nn.Module, state: dict[str, Any], prefix: str, __: dict[str, Any]) -> None:
+        for name in tied:
+            state.pop(prefix + name, None)
+
+    model.register_state_dict_post_hook(forget)
+
+
 def plain_model(model: Any) -> Any:
     """The model of transformers, without peft's wrapping."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

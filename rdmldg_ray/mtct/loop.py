@@ -24,6 +24,7 @@ from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.loading import (
+    leave_out_tied,
     load_base,
     load_processor,
     load_trained,
@@ -69,6 +70,7 @@ class Worker:
         self.family = family_of(base)
         torch.manual_seed(job.seed)
         self.model = self._load_model(base)
+        leave_out_tied(self.model)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.engine = self._initialize_deepspeed()
         self.prompts = PathwayPrompts(load_processor(base), job.class_names, job.config.model.image_settings)

@@ -7,6 +7,7 @@ from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.loading import (
     add_lora,
+    leave_out_tied,
     load_base,
     load_trained,
     make_trainable,
@@ -186,3 +187,18 @@ def test_the_base_has_the_configured_dtype(random_base, dtype):
 
 def test_the_packaged_model_loads():
     assert load_base(TINY_BASE, FLOAT32).config.model_type == "idefics3"
+
+
+def test_a_tied_output_layer_is_left_out_while_it_is_frozen(load_random_base, random_base):
+    tied = "lm_head.weight"
+    family = family_of(random_base)
+    model = add_lora(load_random_base(), family, LoraConfig())
+    assert f"base_model.model.{tied}" in model.state_dict()
+    leave_out_tied(model)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    left = {name for name in model.state_dict() if name not in frozen}
+    assert left == {name for name, p in model.named_parameters() if p.requires_grad}
+
+    trained = make_trainable(load_random_base(), family, LoraConfig(enabled=False, parts=["decoder"]))
+    leave_out_tied(trained)
+    assert tied in trained.state_dict()
