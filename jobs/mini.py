@@ -25,6 +25,8 @@ PER_CLASS = 10
 # Of the demo, to run it on this data set.
 SETTINGS = [
     f"data.dataset={NAME}",
+    "lora.rank=16",
+    "lora.alpha=32",
     "mtct.epochs=4",
     "mtct.batch_size=16",
     "mtct.micro_batch_size=8",

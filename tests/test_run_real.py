@@ -92,7 +92,7 @@ def test_adapters_sit_on_both_towers_and_were_trained(unbroken):
             assert all(grown)
 
 
-def test_a_checkpoint_is_small_and_holds_no_base_weights(unbroken):
+def test_a_checkpoint_holds_what_is_trained_and_no_base_weights(unbroken):
     stage = Path(unbroken.location, HELD_OUT, "mtct")
     files = [file for file in stage.glob("checkpoints/checkpoint_*/**/*") if file.is_file()]
     assert files
@@ -100,7 +100,6 @@ def test_a_checkpoint_is_small_and_holds_no_base_weights(unbroken):
     # The adapter, and for Adam two more numbers for each of its weights.
     adapter = (stage / "adapter/adapter_model.safetensors").stat().st_size
     assert 3 * adapter < size < 3.3 * adapter
-    assert size < 5_000_000
 
 
 def test_both_pathways_answered_for_every_image(unbroken):

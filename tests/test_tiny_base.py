@@ -11,7 +11,10 @@ from transformers import AutoConfig, AutoProcessor
 import rdmldg_ray
 from rdmldg_ray.chains.format import STAGES, TAGS, render_chain
 from rdmldg_ray.chains.prompts import direct_prompt
+from rdmldg_ray.config import load_config
+from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import TINY_BASE
+from rdmldg_ray.models.loading import load_base, make_trainable
 
 ICONBED = Path(rdmldg_ray.__file__).parent / "domainbed/iconbed/iconbed.parquet"
 
@@ -67,3 +70,11 @@ def test_no_iconbed_concept_was_learned_from():
 
     assert len(learned) > 5000
     assert not learned & {row["cldr_name"].lower() for row in rows}
+
+
+def test_what_a_checkpoint_of_the_demo_holds_is_below_5_mb():
+    config = load_config("demo")
+    model = make_trainable(load_base(TINY_BASE, config.model), family_of(TINY_BASE), config.lora)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # For each weight its own value and Adam's two.
+    assert 3 * 4 * trained < 5_000_000
