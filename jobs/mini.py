@@ -34,6 +34,7 @@ SETTINGS = [
     "sarr.max_attempts=3",
     "sarr.temperatures=[0.3, 0.6]",
     "sarr.training.epochs=1",
+    "sarr.training.learning_rate=5.0e-4",
     "sarr.training.batch_size=8",
     "sarr.training.micro_batch_size=4",
 ]
