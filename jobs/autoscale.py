@@ -187,8 +187,7 @@ def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[
         "a node comes for the engine": some("engines", "came_in", "evaluate", "generate"),
         "nodes that trained go while the engine writes": some("training", "went_in", "evaluate", "generate")
         and not any("training" in row["nodes_at_end"] for row in rows("generate")),
-        # So the engine's node is free for a worker: no room is held while another trains.
-        # An engine's node that is still there takes a worker too.
+        # No room is held while another trains: an engine's node that is still there takes a worker.
         "every training has a node for each worker": all(
             sum(row["most_nodes"].values()) >= config.workers.num_workers for row in rows("mtct", "train")
         ),

@@ -44,6 +44,17 @@ def assert_equal_losses(ours, theirs, rtol=1e-5):
     torch.testing.assert_close(ours.reasoning.cpu(), theirs.reasoning, rtol=rtol, atol=0)
 
 
+def assert_flex_is_as_dense(example, layout):
+    """In loss and gradients; leaves the model with FlexAttention, and returns the gradients without."""
+    plain = dense(example, layout)
+    theirs = example.gradients(plain)
+    use_flex_attention(example.model)
+    losses = flex(example, layout)
+    assert_equal_losses(losses, plain)
+    assert families.relative_difference(example.gradients(losses), theirs) < 1e-5
+    return theirs
+
+
 @pytest.fixture
 def cpu_trains(monkeypatch):
     """Lifts torch's refusal to train FlexAttention on CPU, and runs it as it stands instead of compiled.
@@ -79,12 +90,7 @@ def test_loss_and_gradients_equal_those_of_the_dense_mask(model_type, cpu_trains
     example = families.make(model_type)
     example.model.train()
     layout = laid_out(example)
-    plain = dense(example, layout)
-    theirs = example.gradients(plain)
-    use_flex_attention(example.model)
-    losses = flex(example, layout)
-    assert_equal_losses(losses, plain)
-    assert families.relative_difference(example.gradients(losses), theirs) < 1e-5
+    theirs = assert_flex_is_as_dense(example, layout)
 
     example.model.gradient_checkpointing_enable({"use_reentrant": False})
     again = example.gradients(flex(example, layout))
@@ -94,13 +100,7 @@ def test_loss_and_gradients_equal_those_of_the_dense_mask(model_type, cpu_trains
 @pytest.mark.parametrize("pathways", [[DIRECT], [REASONING]])
 def test_a_pathway_alone_has_the_dense_masks_loss_and_gradients(pathways, cpu_trains):
     example = families.make("internvl")
-    layout = laid_out(example, pathways)
-    plain = dense(example, layout)
-    theirs = example.gradients(plain)
-    use_flex_attention(example.model)
-    losses = flex(example, layout)
-    assert_equal_losses(losses, plain)
-    assert families.relative_difference(example.gradients(losses), theirs) < 1e-5
+    assert_flex_is_as_dense(example, laid_out(example, pathways))
 
 
 def test_adapters_get_the_dense_masks_gradients(cpu_trains):
