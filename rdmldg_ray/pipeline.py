@@ -224,7 +224,9 @@ class Pipeline:
     def _own_set(self, stage: Stage) -> pa.Table:
         location = join(self.location, stage.held_out, stage.model, "kept")
         samples = self._source_index(stage.held_out, "in")
-        own = attach_chains(samples, read_table(location), location)
+        # A round that keeps no chain still trains, where its images are to be trained on something else.
+        may_be_none = self.config.sarr.without_chain != "drop"
+        own = attach_chains(samples, read_table(location), location, may_be_none)
         rest = samples.filter(pc.invert(pc.is_in(samples["id"], own["id"].combine_chunks())))
         match self.config.sarr.without_chain:
             case "teacher":

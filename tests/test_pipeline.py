@@ -203,10 +203,10 @@ def chain_of(id):
 def write_kept(iconbed, *ids):
     kept = pa.table(
         {
-            "id": list(ids),
-            "candidate": [0] * len(ids),
-            "text": [chain_of(id) for id in ids],
-            "kept": [True] * len(ids),
+            "id": pa.array(ids, pa.string()),
+            "candidate": pa.array([0] * len(ids), pa.int64()),
+            "text": pa.array([chain_of(id) for id in ids], pa.string()),
+            "kept": pa.array([True] * len(ids), pa.bool_()),
         }
     )
     write_table(f"{iconbed.location}/paint/sarr-1/kept/part-00000.parquet", kept)
@@ -241,6 +241,17 @@ def test_images_without_a_chain_may_get_the_teachers_or_stay_with_their_label(ic
         for row in own:
             others = texts[row["id"]] if without_chain == "teacher" else None
             assert row["chain"] == (chain_of(ids[3]) if row["id"] == ids[3] else others)
+
+
+def test_a_round_that_keeps_no_chain_goes_on_with_what_was_asked_for_or_says_so(iconbed):
+    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
+    write_kept(iconbed)
+    for without_chain, chains in (("teacher", len(ids)), ("labels", 0)):
+        own = with_setting(iconbed, without_chain=without_chain)._own_set(ROUND)
+        assert sorted(own["id"].to_pylist()) == sorted(ids)
+        assert own["chain"].is_valid().to_pylist().count(True) == chains
+    with pytest.raises(ValueError, match=r"sarr-1/kept: no sample .* see sarr.filter, .* sarr.without_chain"):
+        iconbed._own_set(ROUND)
 
 
 def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info):

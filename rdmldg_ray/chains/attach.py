@@ -27,7 +27,10 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
     texts = kept["text"].take(first)
     joined = samples.append_column("chain", texts).filter(pc.field("chain").is_valid())
     if not len(joined) and not may_be_none:
-        raise ValueError(f"{location}: no sample of the source domains has a kept chain to train on")
+        raise ValueError(
+            f"{location}: no sample of the source domains has a kept chain to train on; for chains of the "
+            "model's own, see sarr.filter, sarr.max_attempts and sarr.without_chain"
+        )
     for rows in joined.select(["id", "chain"]).to_batches(max_chunksize=_CHECKED_AT_ONCE):
         for sample_id, text in zip(rows["id"].to_pylist(), rows["chain"].to_pylist(), strict=True):
             try:
