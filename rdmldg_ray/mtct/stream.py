@@ -17,6 +17,7 @@ READ_CPUS = 0.25
 # What is read ahead of each worker, in the object store: many steps. Without a bound,
 # Ray Data reads on until the store is nearly full.
 _AHEAD_BYTES = 256 * 2**20
+_PLANNED = ("step", "rank", "epoch", "positions")
 
 
 def stream_options(num_workers: int) -> ExecutionOptions:
@@ -43,12 +44,13 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
     shared = ray.put(training_set)
     chain = training_set.column_names.index("chain")
     no_nulls = training_set.set_column(chain, "chain", pc.fill_null(training_set["chain"], ""))
-    rows = [
-        pa.table({"step": [s.step], "rank": [s.rank], "epoch": [s.epoch], "positions": [s.positions]})
-        for s in plan.slices(answer_lengths(no_nulls))
-    ]
+    slices = list(plan.slices(answer_lengths(no_nulls)))
+    # Rows of one table: with hundreds of workers there are so many that tables of their own would cost
+    # the driver more than all else.
+    rows = pa.table({name: [getattr(s, name) for s in slices] for name in _PLANNED})
+    blocks = [rows.slice(number, 1) for number in range(len(rows))]
     # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free.
-    return ray.data.from_blocks(rows).map_batches(
+    return ray.data.from_blocks(blocks).map_batches(
         partial(_fill_slice, shared=shared),
         batch_size=1,
         batch_format="pyarrow",
