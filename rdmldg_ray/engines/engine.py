@@ -1,5 +1,6 @@
 """One vLLM engine, to be run as a Ray actor."""
 
+import socket
 import tempfile
 import threading
 import time
@@ -116,9 +117,9 @@ class Engine:
 
         Raises:
             ParityError: when the engine does not compute what was trained.
-            EngineLostError: when vLLM's own process has ended.
+            EngineLostError: when vLLM's own process has ended, or the node's disk fails, as when it is full.
         """
-        with self._load_lock:
+        with self._load_lock, _disk_named():
             started = time.perf_counter()
             how: Literal["start", "reload"] = "reload" if self.llm else "start"
             if not self.llm:
@@ -358,6 +359,15 @@ def _failures_named() -> Iterator[None]:
         raise
     except Exception as error:
         raise EngineLostError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _disk_named() -> Iterator[None]:
+    """Tell what fails on this node, where another may do, from what is wrong with the request."""
+    try:
+        yield
+    except OSError as error:
+        raise EngineLostError(f"{type(error).__name__} on {socket.gethostname()}: {error}") from error
 
 
 def _decode(batch: pa.Table) -> tuple[dict[str, "Image"], dict[str, str]]:

@@ -78,6 +78,7 @@ class Worker:
         self.metrics: list[str] = []
         self.progress = ProgressFile(job.stage) if self.rank == 0 else None
         self.trackers: list[StageTracker] = []
+        self.notices = 0
 
     def run(self) -> None:
         """Train from the last checkpoint, if there is one, to the plan's end."""
@@ -93,13 +94,25 @@ class Worker:
             metrics = self._step(batch)
             step += 1
             self._log(step, metrics)
-            if step % self.job.training.checkpoint_every == 0 or step == total:
+            due = step % self.job.training.checkpoint_every == 0 or step == total
+            if self._new_notice() or due:
                 self._checkpoint(step, metrics)
             self.meter.data_wanted()
         assert step == total, f"the stream ended at step {step} of {total}"
         self._write_outputs(self._known_logprobs())
         for tracker in self.trackers:
             tracker.close()
+
+    def _new_notice(self) -> bool:
+        """Whether a node of this stage's is about to be taken away, and was not the last time.
+
+        The same on every rank, which all ask after every step.
+        """
+        info = ray.train.get_preemption_info()
+        nodes = len(info.preempted_node_ids) if info else 0
+        new = nodes > self.notices
+        self.notices = nodes
+        return new
 
     def _log(self, step: int, metrics: dict[str, float | None]) -> None:
         self.metrics.append(json_line(metrics))

@@ -14,9 +14,22 @@ from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import READ_CPUS, stream_options, training_stream
 from rdmldg_ray.settings import TrainingConfig
-from rdmldg_ray.storage import as_uri, delete_file, exists, join, read_bytes, write_bytes
+from rdmldg_ray.storage import (
+    StorageError,
+    delete_file,
+    delete_folder,
+    exists,
+    join,
+    list_folders,
+    open_location,
+    read_bytes,
+    read_json,
+    write_bytes,
+)
 
 _RAY_TRAIN_FOLDER = "checkpoints"
+# Ray Train's own record of the checkpoints that count, written when all workers have sent their shards.
+_COMMITTED = "checkpoint_manager_snapshot.json"
 
 
 def train_stage(
@@ -46,6 +59,8 @@ def train_stage(
         TimeoutError: when there is no room for the workers in ``workers.scheduling_timeout_s``.
     """
     workers = config.workers
+    # Not by its URI, for which Ray Train would make a file system that gives up after seconds.
+    filesystem, path = open_location(stage)
     plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
     job = TrainJob(
         config, training, plan, class_names, stage, adapter, seed, parity_set=_spread(training_set)
@@ -65,12 +80,14 @@ def train_stage(
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         run_config=RunConfig(
             name=_RAY_TRAIN_FOLDER,
-            storage_path=as_uri(stage),
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
     delete_file(_mistake(stage))
+    sweep_checkpoints(stage)
     # Ray Train would ask for its workers for ever, and its workers wait for ever for a reader that
     # finds no core.
     room = [resources] * workers.num_workers + [{"CPU": READ_CPUS}]
@@ -80,6 +97,21 @@ def train_stage(
     finally:
         if exists(_mistake(stage)):
             raise ValueError(read_bytes(_mistake(stage)).decode())
+    sweep_checkpoints(stage)
+
+
+def sweep_checkpoints(stage: str) -> None:
+    """Remove checkpoints that were sent but never counted: a worker, or all of them, ended in between.
+
+    Nothing would read them again, and Ray Train does not remove them. Not while the stage trains.
+    """
+    folder = join(stage, _RAY_TRAIN_FOLDER)
+    record = join(folder, _COMMITTED)
+    state = read_json(record) if exists(record) else {"checkpoint_results": []}
+    committed = {result["checkpoint_dir_name"] for result in state["checkpoint_results"]}
+    for name in list_folders(folder):
+        if name.startswith("checkpoint_") and name not in committed:
+            delete_folder(join(folder, name))
 
 
 def _spread(training_set: pa.Table) -> pa.Table:
@@ -104,6 +136,8 @@ def _train_worker(settings: dict[str, Any]) -> None:
         return
     try:
         Worker(job).run()
+    except StorageError:
+        raise  # the driver could use the storage, so that it may come back
     except ValueError as error:
         write_bytes(_mistake(job.stage), str(error).encode())
         raise

@@ -1,0 +1,115 @@
+"""What a run left, and how it differs from what another left."""
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from rdmldg_ray.storage import join, list_files, read_bytes, read_json, read_table
+
+TOLERANCE = 1e-5
+# Each table and the columns that name a row once.
+_TABLES = {
+    r"/candidates/": ("id", "candidate"),
+    r"/kept/": ("id",),
+    r"/training_set\.parquet$": ("id",),
+    r"/predictions\.parquet$": ("id", "pathway"),
+    r"/rejections\.parquet$": ("domain", "label", "reason"),
+}
+# Of metrics.jsonl, what does not depend on the machine.
+_STEP = ("step", "epoch", "loss_direct", "loss_reasoning", "learning_rate", "tokens")
+
+
+@dataclass
+class Outcome:
+    """What is to be the same, whatever happened on the way."""
+
+    stages: dict[str, Any]
+    """What ``state.json`` says of each, without seconds."""
+    tables: dict[str, dict[str, Any]]
+    """Rows by folder or file and by the columns that name them."""
+    doubled: list[str]
+    """Rows that are there more than once."""
+    steps: dict[str, list[dict[str, Any]]]
+    files: Counter[str]
+    resumed_at: dict[str, list[int]]
+    """By training stage: the steps from which it was taken up. Not compared."""
+
+
+def read_outcome(run: str) -> Outcome:
+    """What lies at the location of a run that is complete."""
+    files = [file.removeprefix(run) for file in list_files(run)]
+    stages = read_json(join(run, "state.json"))
+    for entry in stages.values():
+        del entry["seconds"]
+    tables: dict[str, dict[str, Any]] = {}
+    doubled: list[str] = []
+    for pattern, key in _TABLES.items():
+        for place in sorted({_place(file, pattern) for file in files if re.search(pattern, file)}):
+            rows = tables[place] = {}
+            for row in read_table(join(run, place)).to_pylist():
+                name = " ".join(str(row[column]) for column in key)
+                if name in rows:
+                    doubled.append(f"{place}: {name}")
+                rows[name] = row
+    logs = {
+        file: [json.loads(line) for line in read_bytes(run + file).decode().splitlines()]
+        for file in files
+        if file.endswith("metrics.jsonl")
+    }
+    return Outcome(
+        stages,
+        tables,
+        doubled,
+        {file: [{name: step[name] for name in _STEP} for step in log] for file, log in logs.items()},
+        Counter(name for name in map(_plain_name, files) if name),
+        {file: sorted({step["resumed_at"] for step in log} - {0}) for file, log in logs.items()},
+    )
+
+
+def differences(ours: Outcome, theirs: Outcome) -> list[str]:
+    """In what ``ours`` is not as ``theirs``; numbers may differ by ``TOLERANCE``, absolute or relative."""
+    found = [f"twice: {row}" for row in ours.doubled]
+    compare = {"stages": (ours.stages, theirs.stages), "steps": (ours.steps, theirs.steps)}
+    compare |= {"tables": (ours.tables, theirs.tables), "files": (ours.files, theirs.files)}
+    for what, (one, other) in compare.items():
+        found += _differences(what, one, other)
+    return found
+
+
+def _differences(where: str, ours: Any, theirs: Any) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        lacking = [f"{where}: lost {key}" for key in theirs if key not in ours]
+        added = [f"{where}: added {key}" for key in ours if key not in theirs]
+        inside = [
+            line
+            for key in ours
+            if key in theirs
+            for line in _differences(f"{where} {key}", ours[key], theirs[key])
+        ]
+        return lacking + added + inside
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        return [
+            line
+            for number, pair in enumerate(zip(ours, theirs, strict=True))
+            for line in _differences(f"{where} {number}", *pair)
+        ]
+    if isinstance(ours, float) and isinstance(theirs, float):
+        same = math.isclose(ours, theirs, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    else:
+        same = bool(ours == theirs)
+    return [] if same else [f"{where}: {str(ours)[:100]} instead of {str(theirs)[:100]}"]
+
+
+def _place(file: str, pattern: str) -> str:
+    """The folder of a table in parts, or the table's own file."""
+    return file.rsplit("/", 1)[0] if pattern.endswith("/") else file
+
+
+def _plain_name(file: str) -> str | None:
+    """A file's name without times; None for what may be there more often, such as logs for TensorBoard."""
+    if "/tensorboard/" in file or "events.out" in file:
+        return None
+    return re.sub(r"checkpoint_[\d_.-]+", "checkpoint", file)
