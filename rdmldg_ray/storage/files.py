@@ -297,7 +297,8 @@ def delete_folder(location: str) -> None:
     """Remove a folder and what is in it; nothing happens when it is missing."""
     if _file_type(location) == fs.FileType.Directory:
         filesystem, path = open_location(location)
-        with errors_explained(location, "deleted"):
+        # Another process may be removing it.
+        with errors_explained(location, "deleted"), suppress(FileNotFoundError):
             filesystem.delete_dir(path)
 
 
