@@ -18,7 +18,9 @@ _TABLES = {
     r"/predictions\.parquet$": ("id", "pathway"),
     r"/rejections\.parquet$": ("domain", "label", "reason"),
 }
-# Of metrics.jsonl, what does not depend on the machine.
+# Of state.json, what depends on the machine and on what has been lost.
+_OF_THE_DAY = ("seconds", "loading", "loading_s")
+# Of metrics.jsonl, what does not.
 _STEP = ("step", "epoch", "loss_direct", "loss_reasoning", "learning_rate", "tokens")
 
 
@@ -27,7 +29,7 @@ class Outcome:
     """What is to be the same, whatever happened on the way."""
 
     stages: dict[str, Any]
-    """What ``state.json`` says of each, without seconds."""
+    """What ``state.json`` says of each, without seconds and whether engines had to be started anew."""
     tables: dict[str, dict[str, Any]]
     """Rows by folder or file and by the columns that name them."""
     doubled: list[str]
@@ -41,9 +43,10 @@ class Outcome:
 def read_outcome(run: str) -> Outcome:
     """What lies at the location of a run that is complete."""
     files = [file.removeprefix(run) for file in list_files(run)]
-    stages = read_json(join(run, "state.json"))
-    for entry in stages.values():
-        del entry["seconds"]
+    stages = {
+        name: {key: value for key, value in entry.items() if key not in _OF_THE_DAY}
+        for name, entry in read_json(join(run, "state.json")).items()
+    }
     tables: dict[str, dict[str, Any]] = {}
     doubled: list[str] = []
     for pattern, key in _TABLES.items():

@@ -149,6 +149,7 @@ NEEDS = {
     "envsubst '$RDMLDG_REGION": "AWS",
     "envsubst '$RDMLDG_IMAGE": "Kubernetes",
     "kubectl ": "Kubernetes",
+    "python jobs/chaos.py FOLDER": "an hour",
 }
 
 
