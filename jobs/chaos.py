@@ -49,18 +49,19 @@ ROOT = f"s3://{BUCKET}/chaos"
 SETTINGS = [
     "data.dataset=mini",
     f"storage={ROOT}",
-    "mtct.epochs=3",
+    # 60 steps, and 36 in SARR: long enough for faults in their midst.
+    "mtct.epochs=10",
     "mtct.batch_size=8",
     "mtct.micro_batch_size=4",
-    "mtct.checkpoint_every=5",
+    "mtct.checkpoint_every=15",
     "sarr.max_attempts=2",
     "sarr.max_new_tokens=100",
     # So short a training keeps few chains, if any; the teacher's keep the round going.
     "sarr.without_chain=teacher",
-    "sarr.training.epochs=2",
+    "sarr.training.epochs=6",
     "sarr.training.batch_size=8",
     "sarr.training.micro_batch_size=4",
-    "sarr.training.checkpoint_every=5",
+    "sarr.training.checkpoint_every=15",
     "evaluation.zero_shot=false",
     "evaluation.max_new_tokens=100",
     # More than half of a node, so that no two share one.
@@ -364,6 +365,7 @@ def verdict(reports: list[dict[str, Any]]) -> dict[str, Any]:
         "wrong_runs": sum(bool(report["differences"]) for report in reports),
         "driver_failures": sum(len(report["failures"]) for report in reports),
         "kinds": kinds,
+        "resumed_at": [report["resumed_at"] for report in reports],
         "each": [
             {key: i[key] for key in ("run", "kind", "stage", "hit", "recovery_s", "right")} for i in done
         ],

@@ -18,7 +18,7 @@ DOWN_S = 20
 SLOW_S = 60
 SLOW_PIECE_S = 0.2
 DISK_FULL_S = 20
-NOTICE_S = 20
+NOTICE_S = 10
 NEW_NODE_S = 3
 _FIND_S = 90
 
@@ -113,10 +113,13 @@ def disk_full(scene: Scene) -> str:
 def preemption(scene: Scene) -> str:
     """Notice is given for a node that works; when the time is up it goes, and a new one comes."""
     node, _ = scene.rng.choice(scene.busy(TRAINER, ENGINE))
+    checkpoints = storage.join(scene.stage_folder(), "checkpoints")
+    before = set(storage.list_folders(checkpoints))
     scene.cluster.drain(node, NOTICE_S)
     time.sleep(NOTICE_S)
+    new = set(storage.list_folders(checkpoints)) - before
     _replace(scene, node)
-    return f"{node.address} with {NOTICE_S} s notice"
+    return f"{node.address} with {NOTICE_S} s notice, in which {sorted(new) or 'no checkpoint'} came"
 
 
 def lost_checkpoint(scene: Scene) -> str:
