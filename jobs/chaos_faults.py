@@ -125,11 +125,15 @@ def preemption(scene: Scene) -> str:
 def lost_checkpoint(scene: Scene) -> str:
     """SIGKILL a rank while its checkpoint is on its way, so that what was sent never counts."""
     folder = storage.join(scene.stage_folder(), "checkpoints")
-    scene.busy(TRAINER)
+    deadline = time.monotonic() + _FIND_S
+    # While the workers start and read, a slow S3 would only hold them up.
+    while not storage.exists(storage.join(scene.stage_folder(), "progress.json")):
+        if time.monotonic() > deadline:
+            raise NothingToHarmError("no training began")
+        time.sleep(0.3)
     before = set(storage.list_folders(folder))
     scene.proxy.slow_down(SLOW_PIECE_S)  # so that it takes long enough to be hit
     try:
-        deadline = time.monotonic() + _FIND_S
         while not (new := set(storage.list_folders(folder)) - before):
             if time.monotonic() > deadline:
                 raise NothingToHarmError("no checkpoint was written")

@@ -12,7 +12,7 @@ from rdmldg_ray.config import recipe_names
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "cluster/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "cluster/README.md", "cluster/SCALE.md")
 RECIPES = REPOSITORY / "rdmldg_ray/recipes"
 # What stands in backticks is a command when it begins with one of these and goes on.
 _PROGRAMS = "rdmldg|make|python|pytest|pip|ray|aws|docker|kubectl"

@@ -118,6 +118,9 @@ TESTED = {
     "python jobs/autoscale.py > autoscale.json": (
         "test_autoscale.py::test_nodes_come_for_training_and_for_engines_and_go_when_idle"
     ),
+    "python jobs/scale.py --samples 10000 100000": (
+        "test_scale.py::test_every_image_is_streamed_once_and_every_candidate_is_judged"
+    ),
     "pip install -e .": "test_wheel.py::test_it_runs_from_an_empty_folder",
 }
 
