@@ -21,11 +21,12 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
         ValueError: when no sample has a kept chain and some must, or a chain to train on is not of the
             five stages.
     """
-    kept = chains.filter(pc.field("kept")).sort_by("candidate")
-    # In Arrow, for a large data set's chains as Python strings would be the most that a driver holds.
-    first = pc.index_in(samples["id"], value_set=kept["id"].combine_chunks())
-    texts = kept["text"].take(first)
-    joined = samples.append_column("chain", texts).filter(pc.field("chain").is_valid())
+    # In Arrow, and each text copied once: a large data set's chains are the most that a driver holds.
+    numbered = chains.select(["id", "candidate"]).append_column("row", pa.array(range(len(chains)), pa.int64()))
+    kept = numbered.filter(chains["kept"]).sort_by("candidate")
+    rows = kept["row"].take(pc.index_in(samples["id"], value_set=kept["id"].combine_chunks()))
+    texts = chains["text"].take(rows.drop_null())
+    joined = samples.filter(rows.is_valid()).append_column("chain", texts)
     if not len(joined) and not may_be_none:
         raise ValueError(
             f"{location}: no sample of the source domains has a kept chain to train on; for chains of the "

@@ -38,7 +38,7 @@ _DECOMPRESSORS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file that may be read.
 
