@@ -22,8 +22,9 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
             five stages.
     """
     # In Arrow, and each text copied once: a large data set's chains are the most that a driver holds.
-    numbered = chains.select(["id", "candidate"]).append_column("row", pa.array(range(len(chains)), pa.int64()))
-    kept = numbered.filter(chains["kept"]).sort_by("candidate")
+    numbers = pa.array(range(len(chains)), pa.int64())
+    kept = chains.select(["id", "candidate"]).append_column("row", numbers).filter(chains["kept"])
+    kept = kept.sort_by("candidate")
     rows = kept["row"].take(pc.index_in(samples["id"], value_set=kept["id"].combine_chunks()))
     texts = chains["text"].take(rows.drop_null())
     joined = samples.filter(rows.is_valid()).append_column("chain", texts)
@@ -32,8 +33,8 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
             f"{location}: no sample of the source domains has a kept chain to train on; for chains of the "
             "model's own, see sarr.filter, sarr.max_attempts and sarr.without_chain"
         )
-    for rows in joined.select(["id", "chain"]).to_batches(max_chunksize=_CHECKED_AT_ONCE):
-        for sample_id, text in zip(rows["id"].to_pylist(), rows["chain"].to_pylist(), strict=True):
+    for batch in joined.select(["id", "chain"]).to_batches(max_chunksize=_CHECKED_AT_ONCE):
+        for sample_id, text in zip(batch["id"].to_pylist(), batch["chain"].to_pylist(), strict=True):
             try:
                 parse_chain(text)
             except ChainFormatError as error:
