@@ -20,11 +20,11 @@ def count_alive(actor_class: str, wanted: int, called: str) -> Iterator[Callable
     import ray
     from ray.util.state import list_actors
 
-    mine = ray.get_runtime_context().get_job_id()
+    context = ray.get_runtime_context()
     wanted_ones: list[tuple[str, str, str | bool | int | float]] = [
         ("class_name", "=", actor_class),
         ("state", "=", "ALIVE"),
-        ("job_id", "=", mine),
+        ("job_id", "=", context.get_job_id()),
     ]
     told = ""
     finished = threading.Event()
@@ -34,7 +34,10 @@ def count_alive(actor_class: str, wanted: int, called: str) -> Iterator[Callable
         while not finished.is_set():
             # Of many kinds, such as that the cluster has no dashboard; none of them is worth a run.
             with suppress(Exception):
-                alive = list_actors(filters=wanted_ones, limit=10_000, timeout=_TIMEOUT_S)
+                # By its address, since there may be another cluster on this machine.
+                alive = list_actors(
+                    address=context.gcs_address, filters=wanted_ones, limit=10_000, timeout=_TIMEOUT_S
+                )
                 told = f"{len(alive)} of {wanted} {called} alive"
             finished.wait(_LOOK_EVERY_S)
 

@@ -16,6 +16,13 @@ def render_prompt(processor: Any, text: str) -> str:
     return str(processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
 
 
+def _token_ids(processor: Any, text: str, **options: bool) -> list[int]:
+    # A single text is not padded. But a tokenizer keeps whether it pads from call to call, and several
+    # threads collate with this one: where all ask for padding, none turns it off under another's batch.
+    ids: list[int] = processor.tokenizer(text, padding=True, **options)["input_ids"]
+    return ids
+
+
 @dataclass(frozen=True)
 class EncodedImages:
     """A batch of images with the prompt's shared prefix."""
@@ -47,8 +54,8 @@ class PathwayPrompts:
         self.image_settings = image_settings or {}
         self.direct_text = render_prompt(processor, direct_prompt(options, question))
         self.reasoning_text = render_prompt(processor, reasoning_prompt(options, question))
-        direct = processor.tokenizer(self.direct_text)["input_ids"]
-        reasoning = processor.tokenizer(self.reasoning_text)["input_ids"]
+        direct = _token_ids(processor, self.direct_text)
+        reasoning = _token_ids(processor, self.reasoning_text)
         self.direct_ids: list[int] = direct  # the image placeholder is not expanded
         self.reasoning_ids: list[int] = reasoning
         shared = 0
@@ -69,9 +76,8 @@ class PathwayPrompts:
 
     def target_ids(self, text: str) -> list[int]:
         """An answer as the model is to write it: its tokens and the end of the turn."""
-        tokenizer = self.processor.tokenizer
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, tokenizer.eos_token_id]
+        ids = _token_ids(self.processor, text, add_special_tokens=False)
+        return [*ids, self.processor.tokenizer.eos_token_id]
 
     def encode(
         self, images: Sequence[Image.Image], asked: "Sequence[PathwayPrompts] | None" = None

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from rdmldg_ray.chains.pathways import PathwayPrompts, render_prompt
@@ -84,3 +86,18 @@ def test_samples_with_questions_of_their_own_have_prompts_of_their_own_in_one_ba
         if sample.get("question"):
             asks = f"{sample['question']} Choose from the following options: {', '.join(sample['options'])}."
             assert asks in own.direct_text and asks in own.reasoning_text
+
+
+def test_threads_that_share_a_processor_do_not_disturb_each_other(prompts, png):
+    images = [decode_image("a", png((48, 48), seed)) for seed in range(2)]
+    options = [["yes", "no"], [f"class {number}" for number in range(40)]]
+    samples = [{"question": "Is it round?", "options": each} for each in options]
+
+    def collate(_):
+        asked = [prompts.asking(sample) for sample in samples]
+        answers = [prompts.target_ids(text) for text in ("yes", "class 3")]
+        return prompts.encode(images, asked).prefixes, answers
+
+    alone = collate(0)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(found == alone for found in threads.map(collate, range(60)))
