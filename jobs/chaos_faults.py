@@ -84,8 +84,10 @@ def kill_driver(scene: Scene) -> str:
 def s3_down(scene: Scene) -> str:
     """S3 refuses connections, and those that there are break."""
     scene.proxy.shut()
-    time.sleep(DOWN_S)
-    scene.proxy.open()
+    try:
+        time.sleep(DOWN_S)
+    finally:
+        scene.proxy.open()
     return f"S3 for {DOWN_S} s"
 
 
@@ -101,12 +103,13 @@ def disk_full(scene: Scene) -> str:
     """Not a byte is left on the disk of a node that works: temporary files, logs, spilled objects."""
     node, _ = scene.rng.choice(scene.busy(TRAINER, ENGINE))
     filler = node.disk / "filler"
-    with filler.open("wb") as file, suppress(OSError):
-        while True:
-            file.write(bytes(1024 * 1024))
-            file.flush()
-    time.sleep(DISK_FULL_S)
-    filler.unlink()
+    try:
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024 * 1024))
+        time.sleep(DISK_FULL_S)
+    finally:
+        filler.unlink()
     return f"the disk of {node.address} for {DISK_FULL_S} s"
 
 

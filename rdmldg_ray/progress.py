@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from rdmldg_ray.storage import StorageError, join, read_json, write_json
+from rdmldg_ray.storage import join, read_json, write_json
 
 PROGRESS_FILE = "progress.json"
 _WRITE_EVERY_S = 1.0
@@ -120,8 +120,8 @@ def follow_progress(
             while not finished.wait(_WRITE_EVERY_S):
                 try:
                     state = read_json(join(stage, PROGRESS_FILE))
-                except StorageError:
-                    continue  # nothing written yet
+                except ValueError:
+                    continue  # nothing written yet, or replaced on S3 between its size and its content
                 bar.update(state["done"], state["total"], state["text"])
 
         thread = threading.Thread(target=follow, daemon=True)

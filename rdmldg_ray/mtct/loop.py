@@ -78,7 +78,7 @@ class Worker:
         self.metrics: list[str] = []
         self.progress = ProgressFile(job.stage) if self.rank == 0 else None
         self.trackers: list[StageTracker] = []
-        self.notices = 0
+        self.leaving: set[str] = set()
 
     def run(self) -> None:
         """Train from the last checkpoint, if there is one, to the plan's end."""
@@ -109,9 +109,9 @@ class Worker:
         The same on every rank, which all ask after every step.
         """
         info = ray.train.get_preemption_info()
-        nodes = len(info.preempted_node_ids) if info else 0
-        new = nodes > self.notices
-        self.notices = nodes
+        leaving = set(info.preempted_node_ids) if info else set()
+        new = bool(leaving - self.leaving)
+        self.leaving = leaving
         return new
 
     def _log(self, step: int, metrics: dict[str, float | None]) -> None:

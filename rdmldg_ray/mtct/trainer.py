@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rdmldg_ray.cluster_room import wait_for_room
@@ -69,31 +69,41 @@ def train_stage(
     resources = {"CPU": workers.cpus_per_worker}
     if on_gpu:
         resources["GPU"] = workers.gpus_per_worker
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"job": job},
-        datasets={"train": training_stream(training_set, plan)},
-        dataset_config=DataConfig(execution_options=stream_options(workers.num_workers)),
-        scaling_config=ScalingConfig(
-            num_workers=workers.num_workers, use_gpu=on_gpu, resources_per_worker=resources
-        ),
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        run_config=RunConfig(
-            name=_RAY_TRAIN_FOLDER,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
-    )
+
+    def trainer() -> TorchTrainer:
+        return TorchTrainer(
+            _train_worker,
+            train_loop_config={"job": job},
+            datasets={"train": training_stream(training_set, plan)},
+            dataset_config=DataConfig(execution_options=stream_options(workers.num_workers)),
+            scaling_config=ScalingConfig(
+                num_workers=workers.num_workers, use_gpu=on_gpu, resources_per_worker=resources
+            ),
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            run_config=RunConfig(
+                name=_RAY_TRAIN_FOLDER,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(max_failures=workers.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+
     delete_file(_mistake(stage))
     sweep_checkpoints(stage)
     # Ray Train would ask for its workers for ever, and its workers wait for ever for a reader that
     # finds no core.
     room = [resources] * workers.num_workers + [{"CPU": READ_CPUS}]
-    wait_for_room(room, workers.scheduling_timeout_s, "workers.scheduling_timeout_s")
     try:
-        trainer.fit()
+        for lost in range(workers.max_failures + 1):
+            wait_for_room(room, workers.scheduling_timeout_s, "workers.scheduling_timeout_s")
+            try:
+                trainer().fit()
+                break
+            except ControllerError:
+                # What Ray Train itself does not get over, such as an actor of its own lost with its node.
+                if lost == workers.max_failures:
+                    raise
     finally:
         if exists(_mistake(stage)):
             raise ValueError(read_bytes(_mistake(stage)).decode())
@@ -107,16 +117,23 @@ def sweep_checkpoints(stage: str) -> None:
     """
     folder = join(stage, _RAY_TRAIN_FOLDER)
     record = join(folder, _COMMITTED)
+    there = list_folders(folder)  # before the record, so that none is removed that it comes to name
     state = read_json(record) if exists(record) else {"checkpoint_results": []}
     committed = {result["checkpoint_dir_name"] for result in state["checkpoint_results"]}
-    for name in list_folders(folder):
+    for name in there:
         if name.startswith("checkpoint_") and name not in committed:
             delete_folder(join(folder, name))
 
 
 def _spread(training_set: pa.Table) -> pa.Table:
-    """Pairs from all over the training set, so that they show several domains and classes."""
+    """Pairs from all over the training set, so that they show several domains and classes.
+
+    A label stands for the chain where no image has one: any answer shows whether an engine computes the same.
+    """
     with_chain = training_set.filter(pc.field("chain").is_valid())
+    if not len(with_chain):
+        place = training_set.column_names.index("chain")
+        with_chain = training_set.set_column(place, "chain", training_set["label"])
     pairs = min(PARITY_PAIRS, len(with_chain))
     return with_chain.take([number * len(with_chain) // pairs for number in range(pairs)])
 

@@ -1,4 +1,6 @@
-from rdmldg_ray.mtct.trainer import sweep_checkpoints
+import pyarrow as pa
+
+from rdmldg_ray.mtct.trainer import _spread, sweep_checkpoints
 from rdmldg_ray.storage import join, list_folders, write_bytes, write_json
 
 RECORD = "checkpoints/checkpoint_manager_snapshot.json"
@@ -23,3 +25,12 @@ def test_before_the_first_that_counts_none_does(root):
     checkpoints(stage, "checkpoint_1")
     sweep_checkpoints(stage)
     assert list_folders(join(stage, "checkpoints")) == []
+
+
+def test_engines_are_checked_on_chains_or_where_there_are_none_on_labels():
+    labels = [f"class {number}" for number in range(9)]
+    chains = pa.array([None, "a", None, "b", *[None] * 5], pa.string())
+    rows = pa.table({"label": labels, "chain": chains})
+    assert _spread(rows)["chain"].to_pylist() == ["a", "b"]
+    without = _spread(rows.slice(4))["chain"].to_pylist()
+    assert without and set(without) <= set(labels)
