@@ -35,7 +35,7 @@ class EngineError(ValueError):
 
 
 class EngineLostError(RuntimeError):
-    """An engine's own process has ended; another engine can do its work."""
+    """An engine's own process has ended, or its node's disk fails; another engine can do its work."""
 
 
 @dataclass(frozen=True)
@@ -367,6 +367,8 @@ def _disk_named() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # not of the system: transformers says so what a model's folder lacks
+            raise
         raise EngineLostError(f"{type(error).__name__} on {socket.gethostname()}: {error}") from error
 
 
