@@ -54,8 +54,7 @@ def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
 def read_images(index: pa.Table) -> list[bytes]:
     """The encoded images that rows point at with ``file``, ``row_group`` and ``row``, in their order.
 
-    Each row group is read once. Files are kept open and are taken to be what they were: parts of a data
-    set do not change.
+    Each row group is read once. Files are taken to be what they were: parts of a data set do not change.
 
     Raises:
         StorageError: when a file cannot be read.
@@ -77,20 +76,31 @@ def _readers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(8, thread_name_prefix="read-images")
 
 
+def _read_group(place: tuple[str, int]) -> pa.ChunkedArray:
+    location, group = place
+    # On a disk opening is quick, and a process may often have no more than 1,024 files open.
+    opened = _kept_open if location.startswith("s3://") else _open
+    with errors_explained(location, "read"):
+        return opened(location).read_row_group(group, columns=["image"])["image"]
+
+
 _opened = threading.local()
 
 
-def _read_group(place: tuple[str, int]) -> pa.ChunkedArray:
-    location, group = place
+def _kept_open(location: str) -> pq.ParquetFile:
+    """A file on S3, where opening one is a request and leaves nothing open on this machine."""
     # A reader is for one thread at a time.
     files: dict[str, pq.ParquetFile] = _opened.__dict__.setdefault("files", {})
-    with errors_explained(location, "read"):
-        if location not in files:
-            if len(files) >= _MAX_OPENED:
-                files.clear()
-            filesystem, path = open_location(location)
-            files[location] = pq.ParquetFile(path, metadata=_metadata(location), filesystem=filesystem)
-        return files[location].read_row_group(group, columns=["image"])["image"]
+    if location not in files:
+        if len(files) >= _MAX_OPENED:
+            files.clear()
+        files[location] = _open(location)
+    return files[location]
+
+
+def _open(location: str) -> pq.ParquetFile:
+    filesystem, path = open_location(location)
+    return pq.ParquetFile(path, metadata=_metadata(location), filesystem=filesystem)
 
 
 @lru_cache(maxsize=4096)

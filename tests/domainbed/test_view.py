@@ -1,4 +1,5 @@
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,6 +63,13 @@ def test_images_come_in_the_order_of_the_rows_that_ask_for_them(root):
     chosen = index.take(order)
     assert read_images(chosen) == [id.encode() for id in ids(chosen)]
     assert read_images(index) == [id.encode() for id in ids(index)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the open files in /proc")
+def test_reading_images_leaves_no_file_of_a_disk_open(root):
+    assert read_images(sample_index(root, INFO, DOMAINS)) != []
+    opened = [str(number.resolve()) for number in Path("/proc/self/fd").iterdir()]
+    assert [file for file in opened if file.startswith(root)] == []
 
 
 def test_parts_are_domainbeds_with_each_domains_own_number(root):

@@ -60,7 +60,7 @@ def test_a_server_does_not_outlive_one_that_was_killed():
     url = owner.stdout.readline().strip()
     owner.kill()
     owner.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while _answers(url):
         assert time.monotonic() < deadline, "it is still there"
         time.sleep(0.5)
@@ -68,10 +68,10 @@ def test_a_server_does_not_outlive_one_that_was_killed():
 
 def _answers(url):
     try:
-        urllib.request.urlopen(f"{url}/models")
+        urllib.request.urlopen(f"{url}/models", timeout=5)
     except urllib.error.HTTPError:
         return True  # it wants a key
-    except urllib.error.URLError:
+    except OSError:  # refused, or cut off while it ends
         return False
 
 
