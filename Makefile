@@ -13,11 +13,13 @@ TORCHVISION := $(VENV)/torchvision-for-tests
 demo: setup
 	$(BIN)/rdmldg demo
 
+# The quick tests first, and by themselves: no Ray in their process.
 # torchvision lies apart from the rest, since transformers imports it wherever it is installed, which fails
 # beside the CPU build of torch; see tests/engines/test_families_real.py.
 test: lint
 	@test -d $(TORCHVISION) || $(BIN)/pip install --quiet --no-deps --target $(TORCHVISION) torchvision==0.28.0
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .
