@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+from safetensors import SafetensorError
 
 from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.chains.questions import question_of
@@ -317,6 +318,8 @@ class Engine:
             )
         # No room for weights or KV cache, a model class that vLLM lacks, and more: all kinds of error.
         except Exception as error:
+            if _of_the_system(error):
+                raise
             text = " ".join(str(error).split())[-600:]
             raise EngineError(f"vLLM does not start with {self.base}: {text}") from error
 
@@ -366,10 +369,17 @@ def _disk_named() -> Iterator[None]:
     """Tell what fails on this node, where another may do, from what is wrong with the request."""
     try:
         yield
-    except OSError as error:
-        if error.errno is None:  # not of the system: transformers says so what a model's folder lacks
+    except (OSError, SafetensorError) as error:
+        if not _of_the_system(error):
             raise
         raise EngineLostError(f"{type(error).__name__} on {socket.gethostname()}: {error}") from error
+
+
+def _of_the_system(error: Exception) -> bool:
+    if isinstance(error, SafetensorError):  # which tells in words alone, whether it reads or writes
+        return "I/O error" in str(error)
+    # Without a number it is transformers that says so what a model's folder lacks.
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def _decode(batch: pa.Table) -> tuple[dict[str, "Image"], dict[str, str]]:

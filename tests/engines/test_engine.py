@@ -1,0 +1,36 @@
+"""What an engine tells of its node, without starting vLLM."""
+
+import resource
+import shutil
+
+import pytest
+
+from rdmldg_ray.engines.engine import EngineLostError, _disk_named
+from rdmldg_ray.models.loading import load_base, save_published
+from rdmldg_ray.settings import ModelConfig
+
+
+@pytest.fixture
+def no_room():
+    """Has the system refuse files beyond 100 kB, in the place of a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_weights_that_find_no_room_on_the_node_lose_the_engine_alone(load_random_base, tmp_path, no_room):
+    model = load_random_base()
+    with pytest.raises(EngineLostError, match=r"SafetensorError on .*os error"), _disk_named():
+        save_published(model, tmp_path / "merged")
+
+
+def test_a_file_that_finds_no_room_does_so_too(tmp_path, no_room):
+    with pytest.raises(EngineLostError, match=r"OSError on .*File too large"), _disk_named():
+        (tmp_path / "adapter").write_bytes(bytes(200_000))
+
+
+def test_what_a_models_folder_lacks_is_no_matter_of_the_node(random_base, tmp_path):
+    shutil.copytree(random_base, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"), _disk_named():
+        load_base(tmp_path / "base", ModelConfig(dtype="float32"))
