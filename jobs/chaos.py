@@ -4,13 +4,12 @@
 
 A Ray cluster of a head and three worker nodes on loopback, a real S3 server behind a door that can be shut
 or made slow, and the whole method on 90 images, again and again, each time with five faults: which ones, in
-which stages and when depends on the seed and the run's number alone. A driver that ends with an error is
-started again, as a job would be. Each run's accuracies, losses, candidates, kept chains, predictions and
-files are compared with those of a run without faults.
+which stages and when depends on the seed, the run's number and how long stages took without faults. A driver
+that ends with an error is started again, as a job would be. Each run's accuracies, losses, adapters,
+candidates, kept chains, predictions and files are compared with those of a run without faults.
 
 FOLDER keeps what S3 holds, the run without faults and ``log.jsonl``, a line for each run. When the time
-is up all ends at once, cluster and all; another call with the same folder goes on in the midst of the run,
-whose log line then tells of the last call's seconds and drivers only.
+is up all ends at once, cluster and all; another call with the same folder goes on in the midst of the run.
 Prints one JSON object, last: the verdict over all runs in the log. Exit code 0:
 all came out right; 1: some did not, or no run is done.
 """
@@ -44,7 +43,7 @@ from rdmldg_ray.config import load_config
 from rdmldg_ray.domainbed.samples import read_dataset_info
 from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.plan import Stage
-from rdmldg_ray.storage import StorageError, delete_folder, download_folder, join, read_json
+from rdmldg_ray.storage import StorageError, delete_folder, download_folder, join, read_json, write_json
 
 ROOT = f"s3://{BUCKET}/chaos"
 SETTINGS = [
@@ -97,6 +96,7 @@ class RunReport:
     """One line of the log."""
 
     run: int
+    """Its number; -1 for the one without faults."""
     seconds: float
     injections: list[Injection]
     drivers: int
@@ -115,7 +115,6 @@ class Driver:
         self.name, self.log = name, log
         self.count = 0
         self.failures: list[str] = []
-        self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "rdmldg_ray", "run", "demo", f"name={self.name}", *SETTINGS]
@@ -160,7 +159,7 @@ class Bench:
         kept = self.folder / "unbroken"
         if not (kept / "state.json").exists():
             delete_folder(join(ROOT, "runs/unbroken"))  # of a call that was broken off
-            self.do(0, "unbroken", [])
+            self.do(-1, "unbroken", [])
             download_folder(join(ROOT, "runs/unbroken"), kept)
         seconds = {name: entry["seconds"] for name, entry in read_json(str(kept / "state.json")).items()}
         return read_outcome(str(kept)), seconds
@@ -177,22 +176,31 @@ class Bench:
             chosen.append((self.stages.index(stage), Injection(kind, stage.name, round(delay, 1))))
         return [injection for _, injection in sorted(chosen, key=lambda pair: (pair[0], pair[1].delay_s))]
 
-    def begun(self, number: int) -> list[Injection]:
-        """The faults that a run has had already, before an earlier call's time was up."""
-        if not self.current.exists():
-            return []
-        state = json.loads(self.current.read_text())
-        return [Injection(**injection) for injection in state["injections"] if state["run"] == number]
+    def begun(self, number: int) -> RunReport:
+        """What an earlier call, whose time was up in the midst of this run, has noted of it."""
+        if self.current.exists():
+            noted = json.loads(self.current.read_text())
+            if noted["run"] == number:
+                return RunReport(**noted | {"injections": [Injection(**i) for i in noted["injections"]]})
+        return RunReport(number, 0.0, [], 0, [], {}, [])
 
     def do(self, number: int, name: str, injections: list[Injection]) -> RunReport:
         """One run to its end, with faults."""
-        started = time.monotonic()
-        done = self.begun(number)
+        report = self.begun(number)
+        before, started = report.seconds, time.monotonic()
         driver = Driver(self.cluster, name, self.folder / f"{name}.log")
+        driver.count, driver.failures = report.drivers, report.failures
+        driver.start()
         watch = Watch(self.pipeline(name))
         rng = random.Random(f"{self.seed}/run/{number}")
         scene = Scene(self.cluster, self.proxy, rng, driver.kill, watch.folder)
-        waiting, harm = injections[len(done) :], None
+        waiting, harm = injections[len(report.injections) :], None
+
+        def note() -> None:
+            """For another call to go on."""
+            report.drivers, report.seconds = driver.count, round(before + time.monotonic() - started, 1)
+            write_json(str(self.current), asdict(report))
+
         try:
             while not driver.done():
                 watch.look()
@@ -200,28 +208,24 @@ class Bench:
                     raise RuntimeError(f"not done after {LONGEST_RUN_S} s, in {watch.stage}")
                 if harm is not None and harm.over(watch):
                     say(f"run {number}: {harm.injection.kind} recovered in {harm.injection.recovery_s} s")
-                    done.append(harm.injection)
-                    self.keep(number, done)
+                    report.injections.append(harm.injection)
                     harm = None
                 if harm is None and waiting and watch.is_due(waiting[0]):
                     injection = waiting.pop(0)
                     say(f"run {number}: {injection.kind} in {watch.stage.name}, at {watch.done}")
                     harm = Harm(injection, scene, watch)
+                note()
                 time.sleep(0.5)
             if harm is not None:
                 harm.thread.join()
                 harm.over(watch, ended=True)
-                done.append(harm.injection)
+                report.injections.append(harm.injection)
+            note()
         finally:
             driver.kill()
             if harm is not None:
                 harm.thread.join()
-        seconds = round(time.monotonic() - started, 1)
-        return RunReport(number, seconds, done, driver.count, driver.failures, {}, [])
-
-    def keep(self, number: int, done: list[Injection]) -> None:
-        """Note what a run has had, for another call to go on."""
-        self.current.write_text(json.dumps({"run": number, "injections": [asdict(i) for i in done]}))
+        return report
 
 
 class Watch:
@@ -334,15 +338,14 @@ def chaos(bench: Bench) -> None:
     while True:
         number = len(read_log(bench.log))
         injections = bench.plan(number, seconds)
-        begun = time.monotonic()
         try:
             report = bench.do(number, f"run-{number}", injections)
             outcome = read_outcome(join(ROOT, f"runs/run-{number}"))
             report.differences = differences(outcome, unbroken)
             report.resumed_at = outcome.resumed_at
         except RuntimeError as error:
-            took = round(time.monotonic() - begun, 1)
-            report = RunReport(number, took, injections, 0, [], {}, [f"not finished: {error}"])
+            report = bench.begun(number)
+            report.differences = [f"not finished: {error}"]
         with bench.log.open("a") as log:
             log.write(json.dumps(asdict(report)) + "\n")
         found = report.differences

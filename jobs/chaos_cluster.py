@@ -82,10 +82,15 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        port, dashboard = _free_ports(2)
-        self.gcs = f"127.0.0.2:{port}"
+        self._port, self._dashboard = _free_ports(2)
+        self.gcs = f"127.0.0.2:{self._port}"
+        self.head: Node | None = None
         self.workers: list[Node] = []
-        self.head = self._launch("--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0")
+
+    def start_head(self) -> None:
+        """Start the node that the others join."""
+        ports = (f"--port={self._port}", f"--dashboard-port={self._dashboard}")
+        self.head = self._launch("--head", *ports, "--num-cpus=0")
         _wait(self.head)
 
     def add_workers(self, count: int) -> None:
@@ -111,7 +116,8 @@ class Cluster:
         subprocess.run(_ray(*command), env=self.environment, check=True, capture_output=True)
 
     def close(self) -> None:
-        for node in (*self.workers, self.head):
+        """End all nodes."""
+        for node in filter(None, (*self.workers, self.head)):
             node.kill()
             _unmount(node.disk)
 
@@ -151,6 +157,7 @@ def cluster(folder: Path, environment: Mapping[str, str], workers: int, cpus: in
     """
     made = Cluster(folder, environment, cpus)
     try:
+        made.start_head()
         made.add_workers(workers)
         yield made
     finally:

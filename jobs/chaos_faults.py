@@ -34,6 +34,16 @@ class Scene:
     stage_folder: Callable[[], str]
     """Location of the stage that is under way, by way of S3's own endpoint."""
 
+    def committed(self) -> set[str]:
+        """The checkpoints that count of the stage that is under way."""
+        record = storage.join(self.stage_folder(), "checkpoints/checkpoint_manager_snapshot.json")
+        try:
+            return {
+                result["checkpoint_dir_name"] for result in storage.read_json(record)["checkpoint_results"]
+            }
+        except ValueError:
+            return set()  # none yet, or replaced on S3 between its size and its content
+
     def busy(self, *words: str) -> list[tuple[Node, psutil.Process]]:
         """Processes of the product's on the worker nodes, with their nodes; waits until there is one."""
         deadline = time.monotonic() + _FIND_S
@@ -114,15 +124,19 @@ def disk_full(scene: Scene) -> str:
 
 
 def preemption(scene: Scene) -> str:
-    """Notice is given for a node that works; when the time is up it goes, and a new one comes."""
+    """Notice is given for a node that works; when the time is up it goes, and a new one comes.
+
+    It goes as soon as there is a checkpoint for the notice, so that what comes after goes on from it.
+    """
     node, _ = scene.rng.choice(scene.busy(TRAINER, ENGINE))
-    checkpoints = storage.join(scene.stage_folder(), "checkpoints")
-    before = set(storage.list_folders(checkpoints))
+    before = scene.committed()
     scene.cluster.drain(node, NOTICE_S)
-    time.sleep(NOTICE_S)
-    new = set(storage.list_folders(checkpoints)) - before
+    deadline = time.monotonic() + NOTICE_S
+    while not (new := scene.committed() - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    left = round(deadline - time.monotonic(), 1)
     _replace(scene, node)
-    return f"{node.address} with {NOTICE_S} s notice, in which {sorted(new) or 'no checkpoint'} came"
+    return f"{node.address} with {NOTICE_S} s notice, {left} s early, after {sorted(new) or 'no checkpoint'}"
 
 
 def lost_checkpoint(scene: Scene) -> str:

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors.torch import load
+
 from rdmldg_ray.storage import join, list_files, read_bytes, read_json, read_table
 
 TOLERANCE = 1e-5
@@ -18,6 +20,7 @@ _TABLES = {
     r"/predictions\.parquet$": ("id", "pathway"),
     r"/rejections\.parquet$": ("domain", "label", "reason"),
 }
+_DOCUMENTS = r"/(metrics\.json|results\.jsonl)$"
 # Of state.json, what depends on the machine and on what has been lost.
 _OF_THE_DAY = ("seconds", "loading", "loading_s")
 # Of metrics.jsonl, what does not.
@@ -35,6 +38,10 @@ class Outcome:
     doubled: list[str]
     """Rows that are there more than once."""
     steps: dict[str, list[dict[str, Any]]]
+    documents: dict[str, list[Any]]
+    """What the JSON files of accuracies say, by file and line."""
+    weights: dict[str, dict[str, list[float]]]
+    """By adapter: of each tensor the norm and, in proportion to it, the sum."""
     files: Counter[str]
     resumed_at: dict[str, list[int]]
     """By training stage: the steps from which it was taken up. Not compared."""
@@ -67,6 +74,8 @@ def read_outcome(run: str) -> Outcome:
         tables,
         doubled,
         {file: [{name: step[name] for name in _STEP} for step in log] for file, log in logs.items()},
+        {file: _documents(read_bytes(run + file)) for file in files if re.search(_DOCUMENTS, file)},
+        {file: _weights(read_bytes(run + file)) for file in files if file.endswith(".safetensors")},
         Counter(name for name in map(_plain_name, files) if name),
         {file: sorted({step["resumed_at"] for step in log} - {0}) for file, log in logs.items()},
     )
@@ -77,6 +86,7 @@ def differences(ours: Outcome, theirs: Outcome) -> list[str]:
     found = [f"twice: {row}" for row in ours.doubled]
     compare = {"stages": (ours.stages, theirs.stages), "steps": (ours.steps, theirs.steps)}
     compare |= {"tables": (ours.tables, theirs.tables), "files": (ours.files, theirs.files)}
+    compare |= {"documents": (ours.documents, theirs.documents), "weights": (ours.weights, theirs.weights)}
     for what, (one, other) in compare.items():
         found += _differences(what, one, other)
     return found
@@ -104,6 +114,23 @@ def _differences(where: str, ours: Any, theirs: Any) -> list[str]:
     else:
         same = bool(ours == theirs)
     return [] if same else [f"{where}: {str(ours)[:100]} instead of {str(theirs)[:100]}"]
+
+
+def _documents(content: bytes) -> list[Any]:
+    """One document, or one for each line."""
+    text = content.decode()
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def _weights(content: bytes) -> dict[str, list[float]]:
+    found = {}
+    for name, tensor in load(content).items():
+        norm = float(tensor.norm())
+        found[name] = [norm, float(tensor.double().sum()) / (norm or 1)]
+    return found
 
 
 def _place(file: str, pattern: str) -> str:

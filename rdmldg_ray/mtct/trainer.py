@@ -1,5 +1,6 @@
 """One stage of training as a Ray Train job."""
 
+import logging
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +31,8 @@ from rdmldg_ray.storage import (
 _RAY_TRAIN_FOLDER = "checkpoints"
 # Ray Train's own record of the checkpoints that count, written when all workers have sent their shards.
 _COMMITTED = "checkpoint_manager_snapshot.json"
+
+_log = logging.getLogger(__name__)
 
 
 def train_stage(
@@ -100,10 +103,14 @@ def train_stage(
             try:
                 trainer().fit()
                 break
-            except ControllerError:
-                # What Ray Train itself does not get over, such as an actor of its own lost with its node.
+            except ControllerError as error:
+                # What Ray Train itself does not get over, such as a worker lost while it is being started.
                 if lost == workers.max_failures:
                     raise
+                _log.warning(
+                    "training ended, and goes on from its last checkpoint: %s",
+                    " ".join(str(error).split())[:400],
+                )
     finally:
         if exists(_mistake(stage)):
             raise ValueError(read_bytes(_mistake(stage)).decode())

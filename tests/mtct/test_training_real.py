@@ -32,14 +32,14 @@ def train(ray_cluster, tmp_path_factory):
         sample_index(root, info, ["paint", "sketch"]), read_table(location), location
     )
 
-    def train(name, *overrides):
+    def train(name, *overrides, class_names=info.classes):
         from rdmldg_ray.mtct.trainer import train_stage
 
         exact = ["model.mixed_precision=false", "data.augment=none"]
         settings = [*exact, "mtct.warmup_ratio=0", "mtct.epochs=1", f"storage={root}"]
         config = load_config("demo", [*settings, *overrides])
         stage = f"{root}/{name}"
-        train_stage(config, config.mtct, training_set, list(info.classes), stage, None, seed=0)
+        train_stage(config, config.mtct, training_set, list(class_names), stage, None, seed=0)
         return Path(stage)
 
     return train
@@ -123,3 +123,31 @@ def _kill_a_worker(stage: Path, killed: list[int]) -> None:
                     killed.append(process.pid)
                     return
         time.sleep(0.2)
+
+
+class _EndsItsFirstReader(str):
+    """A class name that ends the first train worker to unpickle it; the marker goes as well."""
+
+    def __new__(cls, name, marker):
+        made = super().__new__(cls, name)
+        made.marker = str(marker)
+        return made
+
+    def __reduce__(self):
+        # In words, since workers cannot import this module.
+        worker = "'RayTrainWorker' in open('/proc/self/cmdline').read()"
+        there = f"{worker} and __import__('os').path.exists(marker)"
+        end = "[__import__('os').remove(marker), __import__('os').kill(__import__('os').getpid(), 9)]"
+        return eval, (f"{end} if {there} else name", {"marker": self.marker, "name": str(self)})
+
+
+def test_a_worker_killed_while_it_is_given_its_work_changes_nothing(train, tmp_path, caplog):
+    settings = ["mtct.batch_size=60", "mtct.micro_batch_size=15", "workers.num_workers=1"]
+    marker = tmp_path / "marker"
+    marker.touch()
+    names = [_EndsItsFirstReader(name, marker) for name in mini.CLASSES]
+    broken = train("killed-at-once", *settings, class_names=names)
+    assert not marker.exists()
+    # Ray Train does not get over this by itself.
+    assert "training ended, and goes on from its last checkpoint" in caplog.text
+    assert relative_difference(adapter(broken), adapter(train("not-killed", *settings))) < 1e-5
