@@ -31,7 +31,7 @@ import psutil
 import pyarrow as pa
 from PIL import Image
 
-from rdmldg_ray.chains.attach import attach_chains
+from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.chains.store import read_chains, write_chains
@@ -131,7 +131,8 @@ def split(root: str, info: DatasetInfo) -> pa.Table:
     """The training set of the first fold, as ``Pipeline`` makes it."""
     sources = list(DOMAINS[1:])
     index = take_part(sample_index(root, info, sources), info, "in", 0, 0.2)
-    return attach_chains(index, read_chains(root, NAME, RULES, sources), chains_location(root, NAME, RULES))
+    chains = read_chains(root, NAME, RULES, sources, CHAIN_COLUMNS)
+    return attach_chains(index, chains, chains_location(root, NAME, RULES))
 
 
 def stream(training_set: pa.Table) -> tuple[int, int]:

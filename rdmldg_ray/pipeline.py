@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from rdmldg_ray.alive import count_alive
-from rdmldg_ray.chains.attach import attach_chains
+from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
 from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.config import Config, ConfigError, changes_no_result, dump_config, flatten_settings
 from rdmldg_ray.domainbed.folds import fold_domains
@@ -164,7 +164,7 @@ class Pipeline:
         adapters = {s.model: self._adapter(held_out, s.round) for s in mine if s.name in complete}
         samples = self._evaluation_set(held_out).filter(pc.field("part") == "out")
         name, teacher = self.info.name, self.config.data.chains
-        chains = read_chains(self.config.storage, name, teacher, self.info.environments)
+        chains = read_chains(self.config.storage, name, teacher, self.info.environments, CHAIN_COLUMNS)
         location = chains_location(self.config.storage, name, teacher)
         return adapters, attach_chains(samples, chains, location)
 
@@ -218,7 +218,7 @@ class Pipeline:
 
     def _teacher_chains(self, stage: Stage) -> tuple[pa.Table, str]:
         root, dataset, teacher = self.config.storage, self.info.name, self.config.data.chains
-        chains = read_chains(root, dataset, teacher, self._sources(stage.held_out))
+        chains = read_chains(root, dataset, teacher, self._sources(stage.held_out), CHAIN_COLUMNS)
         return chains, chains_location(root, dataset, teacher)
 
     def _own_set(self, stage: Stage) -> pa.Table:
@@ -226,7 +226,7 @@ class Pipeline:
         samples = self._source_index(stage.held_out, "in")
         # A round that keeps no chain still trains, where its images are to be trained on something else.
         may_be_none = self.config.sarr.without_chain != "drop"
-        own = attach_chains(samples, read_table(location), location, may_be_none)
+        own = attach_chains(samples, read_table(location, CHAIN_COLUMNS), location, may_be_none)
         rest = samples.filter(pc.invert(pc.is_in(samples["id"], own["id"].combine_chunks())))
         match self.config.sarr.without_chain:
             case "teacher":

@@ -1,10 +1,13 @@
 """Samples and chains meet: each sample gets the chain that it is trained on."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.format import ChainFormatError, parse_chain
 
+# What is read of chains to attach them.
+CHAIN_COLUMNS = ["id", "candidate", "text", "kept"]
 _CHECKED_AT_ONCE = 1024
 
 
@@ -13,7 +16,7 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
 
     Args:
         samples: an index, with ``id``.
-        chains: rows with ``id``, ``candidate``, ``text`` and ``kept``.
+        chains: rows with ``CHAIN_COLUMNS``.
         location: where the chains lie, for the messages.
         may_be_none: whether it is right that no sample has a kept chain.
 
@@ -22,7 +25,7 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
             five stages.
     """
     # In Arrow, and each text copied once: a large data set's chains are the most that a driver holds.
-    numbers = pa.array(range(len(chains)), pa.int64())
+    numbers = pa.array(np.arange(len(chains)))
     kept = chains.select(["id", "candidate"]).append_column("row", numbers).filter(chains["kept"])
     kept = kept.sort_by("candidate")
     rows = kept["row"].take(pc.index_in(samples["id"], value_set=kept["id"].combine_chunks()))

@@ -8,8 +8,13 @@ from rdmldg_ray import storage
 from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, PART, chains_location
 
 
-def read_chains(root: str, name: str, source: str, domains: Sequence[str]) -> pa.Table:
+def read_chains(
+    root: str, name: str, source: str, domains: Sequence[str], columns: list[str] | None = None
+) -> pa.Table:
     """The chains that a source wrote for samples of the given domains; no other file is opened.
+
+    Args:
+        columns: the columns that are wanted, or None for all.
 
     Raises:
         StorageError: when there are none.
@@ -24,7 +29,7 @@ def read_chains(root: str, name: str, source: str, domains: Sequence[str]) -> pa
             f"{chains_location(root, name, source)}: no chains for {', '.join(domains)}; choose another "
             "source (data.chains), or import or write chains for them"
         )
-    return pa.concat_tables([storage.read_table(file) for file in files])
+    return pa.concat_tables([storage.read_table(file, columns) for file in files])
 
 
 def write_chains(root: str, name: str, source: str, domain: str, chains: pa.Table) -> None:

@@ -8,6 +8,7 @@ import bz2
 import gzip
 import lzma
 import stat
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -178,12 +179,7 @@ class TarSource:
             # Only a plain file can be skipped through.
             tarfile.open(fileobj=stream, mode="r|" if compressed else "r:") as archive,
         ):
-            entries = [
-                (SourceFile(m.name, m.size, f"{m.mtime}", m.offset_data), _tar_refusal(m))
-                for m in archive
-                if not m.isdir()
-            ]
-        return _sorted_out(self.location, entries)
+            return _sorted_out(self.location, _tar_entries(archive))
 
     def needs_unpacking(self) -> bool:
         """Whether it is compressed, and so can be read from its start only."""
@@ -243,6 +239,16 @@ def _zip_refusal(entry: zipfile.ZipInfo) -> tuple[str, str] | None:
     if entry.flag_bits & 1:
         return "encrypted", "is encrypted"
     return None
+
+
+def _tar_entries(archive: tarfile.TarFile) -> Iterator[tuple[SourceFile, tuple[str, str] | None]]:
+    for member in archive:
+        # It would keep far more of each member than is needed; typeshed does not know of the list.
+        archive.members.clear()  # type: ignore[attr-defined]
+        if not member.isdir():
+            # Most have one time, which is kept once.
+            stamp = sys.intern(f"{member.mtime}")
+            yield SourceFile(member.name, member.size, stamp, member.offset_data), _tar_refusal(member)
 
 
 def _tar_refusal(member: tarfile.TarInfo) -> tuple[str, str] | None:

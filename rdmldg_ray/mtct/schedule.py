@@ -111,10 +111,11 @@ class BatchPlan:
 
 
 def answer_lengths(training_set: pa.Table) -> np.ndarray:
-    """(num_samples,) characters of label and chain.
+    """(num_samples,) characters of label and chain, none where there is no chain.
 
     They stand for tokens: a tokenizer would have to be fetched to where the plan is made. The prompt
     is the same for all samples.
     """
     columns = (training_set["label"], training_set["chain"])
-    return sum(pc.utf8_length(column).to_numpy().astype(np.int64) for column in columns)
+    lengths = (pc.fill_null(pc.utf8_length(column), 0) for column in columns)
+    return sum(length.to_numpy().astype(np.int64) for length in lengths)

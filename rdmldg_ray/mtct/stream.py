@@ -3,7 +3,6 @@
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources
@@ -42,9 +41,7 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
         in a data set of questions those of ``QUESTION_SCHEMA``.
     """
     shared = ray.put(training_set)
-    chain = training_set.column_names.index("chain")
-    no_nulls = training_set.set_column(chain, "chain", pc.fill_null(training_set["chain"], ""))
-    slices = list(plan.slices(answer_lengths(no_nulls)))
+    slices = list(plan.slices(answer_lengths(training_set)))
     # Rows of one table: with hundreds of workers there are so many that tables of their own would cost
     # the driver more than all else.
     rows = pa.table({name: [getattr(s, name) for s in slices] for name in _PLANNED})

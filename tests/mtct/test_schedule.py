@@ -118,8 +118,8 @@ def test_less_than_5_percent_is_padding_where_chains_differ_as_a_teachers_do():
 
 
 def test_a_sample_is_as_long_as_its_label_and_its_chain():
-    table = pa.table({"label": ["cat", "dog"], "chain": ["äöü", ""]})
-    assert answer_lengths(table).tolist() == [6, 3]
+    table = pa.table({"label": ["cat", "dog", "horse"], "chain": ["äöü", "", None]})
+    assert answer_lengths(table).tolist() == [6, 3, 5]
 
 
 def test_too_few_samples_are_refused_with_the_numbers_and_the_remedy():
