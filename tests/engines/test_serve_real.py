@@ -71,6 +71,8 @@ def _answers(url):
         urllib.request.urlopen(f"{url}/models", timeout=5)
     except urllib.error.HTTPError:
         return True  # it wants a key
+    except TimeoutError:
+        return True  # there, and busy
     except OSError:  # refused, or cut off while it ends
         return False
 
