@@ -6,12 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.train import CheckpointConfig, ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from rdmldg_ray.cluster_room import wait_for_room
 from rdmldg_ray.config import Config
 from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.job import TrainJob
+from rdmldg_ray.mtct.ray_trainer import RayTrainer
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import READ_CPUS, stream_options, training_stream
 from rdmldg_ray.settings import TrainingConfig
@@ -73,8 +74,8 @@ def train_stage(
     if on_gpu:
         resources["GPU"] = workers.gpus_per_worker
 
-    def trainer() -> TorchTrainer:
-        return TorchTrainer(
+    def trainer() -> RayTrainer:
+        return RayTrainer(
             _train_worker,
             train_loop_config={"job": job},
             datasets={"train": training_stream(training_set, plan)},

@@ -9,6 +9,7 @@ import mini
 import psutil
 import pytest
 import torch
+from ray.util import placement_group_table
 from safetensors.torch import load_file
 
 from rdmldg_ray.chains.attach import attach_chains
@@ -111,6 +112,11 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(train):
     assert relative_difference(adapter(broken), adapter(unbroken)) < 1e-5
 
 
+def reserved():
+    """The placement groups that hold resources of the cluster, or wait for them."""
+    return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+
+
 def _kill_a_worker(stage: Path, killed: list[int]) -> None:
     """Kill one rank once the first checkpoint is on storage."""
     deadline = time.monotonic() + 300
@@ -150,4 +156,5 @@ def test_a_worker_killed_while_it_is_given_its_work_changes_nothing(train, tmp_p
     assert not marker.exists()
     # Ray Train does not get over this by itself.
     assert "training ended, and goes on from its last checkpoint" in caplog.text
+    assert reserved() == []
     assert relative_difference(adapter(broken), adapter(train("not-killed", *settings))) < 1e-5
