@@ -31,21 +31,23 @@ import psutil
 import pyarrow as pa
 from PIL import Image
 
-from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
-from rdmldg_ray.chains.store import read_chains, write_chains
-from rdmldg_ray.config import Config
+from rdmldg_ray.chains.store import write_chains
+from rdmldg_ray.config import load_config
 from rdmldg_ray.domainbed.ingest import ingest
 from rdmldg_ray.domainbed.ingest_plan import plan_ingest
-from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, RULES, DatasetInfo, chains_location
-from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, RULES, DatasetInfo
+from rdmldg_ray.domainbed.view import sample_index
 from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.plan import Stage
 from rdmldg_ray.ray_session import ray_session
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA, judge_answers
 from rdmldg_ray.sarr.selection import select_chains, write_candidates
 from rdmldg_ray.settings import SarrConfig, TrainingConfig
+from rdmldg_ray.stage_data import StageData
 from rdmldg_ray.storage import join
+from rdmldg_ray.tasks import in_task
 
 # As DomainNet, which has 586,575 images of 345 classes in 6 domains.
 DOMAINS = tuple(f"domain_{number}" for number in range(6))
@@ -90,24 +92,25 @@ def control_path(folder: str, samples: int) -> dict[str, Any]:
     assert os.wait()[1] == 0
     root = str(Path(folder) / "store")
     measured = Measured()
-    with ray_session(Config(storage=root)):
+    config = load_config("demo", [f"data.dataset={NAME}", f"storage={root}"])
+    with ray_session(config):
         with measured.step("start"):
             time.sleep(1)
         with measured.step("ingest"):
             info = ingest(plan_ingest(str(archive), root, NAME))
         assert sum(info.counts.values()) == samples
-        elsewhere(write_rule_chains, root, info)
+        in_task(write_rule_chains, root, info)  # what makes the input is no part of the driver
         with measured.step("split"):
-            training_set = split(root, info)
+            training_set, _ = in_task(StageData(config, info).training_set, Stage(DOMAINS[0], "mtct", 0))
         with measured.step("stream"):
             seen, checksum = stream(training_set)
         assert seen == len(training_set), f"{seen} of {len(training_set)} images came"
         assert checksum == sum(zlib.crc32(i.as_py().encode()) for i in training_set["id"]), "not each once"
         rounds = join(root, "round")
-        elsewhere(write_rule_candidates, rounds, training_set)
+        in_task(write_rule_candidates, rounds, training_set)
         del training_set
         with measured.step("filter"):
-            summary = select_chains(rounds, rounds, list(info.classes), SarrConfig())
+            summary = in_task(select_chains, rounds, rounds, list(info.classes), SarrConfig())
     assert summary["candidates"] == 2 * seen and summary["images_with_chain"] == seen
     shutil.rmtree(root)
     return {
@@ -118,21 +121,6 @@ def control_path(folder: str, samples: int) -> dict[str, Any]:
         "peak_mb": measured.peak_mb,
         "seconds": measured.seconds,
     }
-
-
-def elsewhere(function: Any, *arguments: Any) -> None:
-    """Call a function in a worker: what makes the input is no part of the driver."""
-    import ray
-
-    ray.get(ray.remote(function).remote(*arguments))
-
-
-def split(root: str, info: DatasetInfo) -> pa.Table:
-    """The training set of the first fold, as ``Pipeline`` makes it."""
-    sources = list(DOMAINS[1:])
-    index = take_part(sample_index(root, info, sources), info, "in", 0, 0.2)
-    chains = read_chains(root, NAME, RULES, sources, CHAIN_COLUMNS)
-    return attach_chains(index, chains, chains_location(root, NAME, RULES))
 
 
 def stream(training_set: pa.Table) -> tuple[int, int]:

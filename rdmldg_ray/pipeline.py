@@ -6,20 +6,15 @@ Imports neither torch nor ray before a stage runs, so that planning a run is ins
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 from rich.console import Console
 
 from rdmldg_ray.alive import count_alive
-from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
-from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.config import Config, ConfigError, changes_no_result, dump_config, flatten_settings
-from rdmldg_ray.domainbed.folds import fold_domains
-from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location
-from rdmldg_ray.domainbed.view import base_classes, sample_index, take_part
+from rdmldg_ray.domainbed.samples import DatasetInfo
 from rdmldg_ray.evaluation.records import write_results
 from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.tracking import check_tracking
@@ -27,16 +22,17 @@ from rdmldg_ray.plan import Stage, count_samples, keeps_engines, plan_stages
 from rdmldg_ray.progress import follow_progress, progress_bar
 from rdmldg_ray.report.rejections import print_round
 from rdmldg_ray.settings import TrainingConfig
+from rdmldg_ray.stage_data import StageData
 from rdmldg_ray.storage import (
     exists,
     join,
     read_bytes,
     read_json,
-    read_table,
     write_bytes,
     write_json,
     write_table,
 )
+from rdmldg_ray.tasks import in_task
 from rdmldg_ray.versions import VERSIONS_FILE, package_versions
 
 if TYPE_CHECKING:
@@ -55,7 +51,8 @@ class Pipeline:
         self.info = info
         self.console = console
         self.stages = plan_stages(config, info)
-        self.location = join(config.storage, "runs", config.name)
+        self.data = StageData(config, info)
+        self.location = self.data.run
         self.state_location = join(self.location, "state.json")
         self.config_location = join(self.location, "config.yaml")
         self._pool: EnginePool | None = None
@@ -95,7 +92,7 @@ class Pipeline:
         """
         for stage in self.remaining():
             if stage.kind == "mtct":
-                self._teacher_set(stage)
+                self.data.check_chains(stage)
 
     def check_settings(self) -> None:
         """Check that the run, where it exists, was started with the same settings.
@@ -151,7 +148,7 @@ class Pipeline:
         from rdmldg_ray.evaluation.predict import accuracies, predict
 
         pool = self._serve(adapter)
-        samples = self._evaluation_set(held_out)
+        samples = in_task(self.data.evaluation_set, held_out)
         with self._engines_alive() as alive, progress_bar(self.console, "answers", location, alive) as bar:
             predictions = predict(pool, samples, list(self.info.classes), self.config, bar.update)
         return predictions, accuracies(predictions)
@@ -162,11 +159,7 @@ class Pipeline:
         complete = self.state()
         mine = [stage for stage in self.stages if stage.held_out == held_out and stage.kind == "evaluate"]
         adapters = {s.model: self._adapter(held_out, s.round) for s in mine if s.name in complete}
-        samples = self._evaluation_set(held_out).filter(pc.field("part") == "out")
-        name, teacher = self.info.name, self.config.data.chains
-        chains = read_chains(self.config.storage, name, teacher, self.info.environments, CHAIN_COLUMNS)
-        location = chains_location(self.config.storage, name, teacher)
-        return adapters, attach_chains(samples, chains, location)
+        return adapters, self.data.probe_set(held_out)
 
     def close(self) -> None:
         """End the engines."""
@@ -183,12 +176,12 @@ class Pipeline:
     def _run_stage(self, stage: Stage) -> dict[str, Any]:
         match stage.kind:
             case "mtct":
-                return self._train(stage, self.config.mtct, self._teacher_set(stage), adapter=None)
+                return self._train(stage, self.config.mtct, adapter=None)
             case "generate":
                 return self._generate(stage)
             case "train":
                 before = self._adapter(stage.held_out, stage.round - 1)
-                return self._train(stage, self.config.sarr.training, self._own_set(stage), before)
+                return self._train(stage, self.config.sarr.training, before)
             case "evaluate":
                 return self._evaluate(stage)
 
@@ -197,47 +190,6 @@ class Pipeline:
         state[stage.name] = {"seconds": round(seconds, 1), **summary}
         write_json(self.state_location, state)
 
-    # What a stage may see: source domains for training and generation, all of them for evaluation.
-
-    def _sources(self, held_out: str) -> list[str]:
-        return [domain for domain in self.info.environments if domain not in fold_domains(held_out)]
-
-    def _source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
-        data = self.config.data
-        index = sample_index(self.config.storage, self.info, self._sources(held_out))
-        rows = take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
-        if data.classes == "base":
-            rows = rows.filter(pc.field("label").isin(base_classes(self.info.classes)))
-        return rows
-
-    def _teacher_set(self, stage: Stage) -> pa.Table:
-        samples = self._source_index(stage.held_out, "in")
-        if self.config.mtct.weights.reasoning == 0:  # labels only
-            return _with_constants(samples, {"chain": ""})
-        return attach_chains(samples, *self._teacher_chains(stage))
-
-    def _teacher_chains(self, stage: Stage) -> tuple[pa.Table, str]:
-        root, dataset, teacher = self.config.storage, self.info.name, self.config.data.chains
-        chains = read_chains(root, dataset, teacher, self._sources(stage.held_out), CHAIN_COLUMNS)
-        return chains, chains_location(root, dataset, teacher)
-
-    def _own_set(self, stage: Stage) -> pa.Table:
-        location = join(self.location, stage.held_out, stage.model, "kept")
-        samples = self._source_index(stage.held_out, "in")
-        # A round that keeps no chain still trains, where its images are to be trained on something else.
-        may_be_none = self.config.sarr.without_chain != "drop"
-        own = attach_chains(samples, read_table(location, CHAIN_COLUMNS), location, may_be_none)
-        rest = samples.filter(pc.invert(pc.is_in(samples["id"], own["id"].combine_chunks())))
-        match self.config.sarr.without_chain:
-            case "teacher":
-                theirs = attach_chains(rest, *self._teacher_chains(stage), may_be_none=True)
-                return pa.concat_tables([own, theirs])
-            case "labels":
-                no_chains = pa.nulls(len(rest), pa.string())
-                return pa.concat_tables([own, rest.append_column("chain", no_chains)])
-            case "drop":
-                return own
-
     def _adapter(self, held_out: str, number: int) -> str | None:
         if number < 0:
             return None
@@ -245,13 +197,12 @@ class Pipeline:
 
     # The stages.
 
-    def _train(
-        self, stage: Stage, training: TrainingConfig, training_set: pa.Table, adapter: str | None
-    ) -> dict[str, Any]:
+    def _train(self, stage: Stage, training: TrainingConfig, adapter: str | None) -> dict[str, Any]:
         from rdmldg_ray.mtct.trainer import train_stage
 
         if not keeps_engines(self.config.engines):
             self.close()
+        training_set, left_out = in_task(self.data.training_set, stage)
         location = join(self.location, stage.name)
         # The record of what was read, which also proves that the held-out domain was not.
         read = training_set.select(["id", "domain", "label", "chain"])
@@ -270,7 +221,6 @@ class Pipeline:
                 adapter,
                 seed=self.config.seed + stage.round,
             )
-        left_out = len(self._source_index(stage.held_out, "in")) - len(training_set)
         if left_out:
             self.console.print(f"  {left_out} images have no kept chain and took no part", highlight=False)
         only_label = training_set["chain"].null_count
@@ -285,7 +235,7 @@ class Pipeline:
         from rdmldg_ray.sarr.round import generate_round
 
         location = join(self.location, stage.held_out, stage.model)
-        samples = self._source_index(stage.held_out, "in")
+        samples = in_task(self.data.source_index, stage.held_out, "in")
         pool = self._serve(self._adapter(stage.held_out, stage.round - 1))
         stage_folder = join(self.location, stage.name)
         with self._engines_alive() as alive, progress_bar(self.console, "chains", stage_folder, alive) as bar:
@@ -318,17 +268,6 @@ class Pipeline:
         steps = {s.name: s.round + 1 for s in evaluated}
         write_results(self.location, self.config, self.info, steps)
 
-    def _evaluation_set(self, held_out: str) -> pa.Table:
-        data = self.config.data
-        target = sample_index(self.config.storage, self.info, fold_domains(held_out))
-        parts = [(self._source_index(held_out, "out"), "out", False)]
-        for part in ("in", "out"):
-            rows = take_part(target, self.info, part, data.trial_seed, data.holdout_fraction)
-            parts.append((rows, part, True))
-        return pa.concat_tables(
-            _with_constants(rows, {"part": part, "held_out": target}) for rows, part, target in parts
-        )
-
     def _engines_alive(self) -> AbstractContextManager[Callable[[], str]]:
         return count_alive("Engine", self.config.engines.num_engines, "engines")
 
@@ -350,9 +289,3 @@ class Pipeline:
                 f"  engines ready ({report.how}, {report.seconds:.1f} s{parity})", highlight=False
             )
         return self._pool
-
-
-def _with_constants(table: pa.Table, values: dict[str, Any]) -> pa.Table:
-    for name, value in values.items():
-        table = table.append_column(name, pa.array([value] * len(table)))
-    return table

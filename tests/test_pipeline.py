@@ -1,18 +1,13 @@
 import shutil
-from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import yaml
 from rich.console import Console
 
-from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config import ConfigError, load_config
-from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, index_location, samples_location
-from rdmldg_ray.domainbed.splits import split_indices
+from rdmldg_ray.domainbed.samples import DatasetInfo
 from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.plan import Stage, count_samples, plan_stages
-from rdmldg_ray.storage import read_table, write_table
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
 
@@ -103,6 +98,13 @@ def test_a_workload_too_small_for_the_workers_is_refused_when_planned(pipeline):
         plan.workload(plan.stages[1])
 
 
+def test_domains_held_out_together_are_all_out_of_sight_in_training_and_all_evaluated():
+    settings = config("data.held_out=photo+art")
+    assert plan_stages(settings, INFO)[1].name == "art+photo/mtct"
+    assert count_samples(settings, INFO, Stage("art+photo", "mtct", 0)) == 10
+    assert count_samples(settings, INFO, Stage("art+photo", "evaluate", 0)) == 50 + 31 + 2
+
+
 # State.
 
 
@@ -164,130 +166,3 @@ def test_a_run_with_other_settings_is_refused_and_each_is_named(pipeline, tmp_pa
         f"set another name (name=...), or delete {tmp_path}/runs/demo",
     ]
     pipeline("mtct.epochs=9", "name=other").prepare()
-
-
-# What a stage may see.
-
-
-@pytest.fixture(scope="module")
-def iconbed(store, info, tmp_path_factory):
-    """The embedded data set on a storage where the domain ``paint`` has no samples any more."""
-    root = tmp_path_factory.mktemp("without_paint")
-    shutil.copytree(Path(store) / "datasets", root / "datasets")
-    shutil.rmtree(samples_location(str(root), info.name, "paint"))
-    shutil.rmtree(index_location(str(root), info.name, "paint"))
-    shutil.rmtree(chains_location(str(root), info.name, "rules", "paint"))
-    settings = load_config("demo", ["data.held_out=paint"]).model_copy(update={"storage": str(root)})
-    return Pipeline(settings, info, Console(quiet=True))
-
-
-def test_training_sees_the_sources_in_parts_without_opening_the_held_out_domain(iconbed, store, info):
-    training_set = iconbed._teacher_set(Stage("paint", "mtct", 0))
-    expected = set()
-    for number, domain in enumerate(info.environments):
-        if domain != "paint":
-            ids = read_table(samples_location(store, info.name, domain), ["id"])["id"].to_pylist()
-            expected |= {ids[position] for position in split_indices(len(ids), 0, number)[0]}
-    assert set(training_set["id"].to_pylist()) == expected
-    assert len(training_set) == len(expected) == count_samples(iconbed.config, info, iconbed.stages[1])
-    chains = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
-    texts = {row["id"]: row["text"] for row in chains}
-    for row in training_set.to_pylist():
-        assert row["chain"] == texts[row["id"]]
-
-
-def chain_of(id):
-    return render_chain(dict.fromkeys(STAGES, id))
-
-
-def write_kept(iconbed, *ids):
-    kept = pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "candidate": pa.array([0] * len(ids), pa.int64()),
-            "text": pa.array([chain_of(id) for id in ids], pa.string()),
-            "kept": pa.array([True] * len(ids), pa.bool_()),
-        }
-    )
-    write_table(f"{iconbed.location}/paint/sarr-1/kept/part-00000.parquet", kept)
-
-
-def with_setting(iconbed, **settings):
-    sarr = iconbed.config.sarr.model_copy(update=settings)
-    config = iconbed.config.model_copy(update={"sarr": sarr})
-    return Pipeline(config, iconbed.info, Console(quiet=True))
-
-
-ROUND = Stage("paint", "train", 1)
-
-
-def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
-    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
-    out = iconbed._source_index("paint", "out")["id"].to_pylist()
-    write_kept(iconbed, ids[5], ids[2], out[0], "iconbed/paint/bird/x.png")
-    own = iconbed._own_set(ROUND)
-    assert own["id"].to_pylist() == [ids[2], ids[5]]
-    assert own["chain"].to_pylist() == [chain_of(ids[2]), chain_of(ids[5])]
-
-
-def test_images_without_a_chain_may_get_the_teachers_or_stay_with_their_label(iconbed, store, info):
-    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
-    write_kept(iconbed, ids[3])
-    teachers = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
-    texts = {row["id"]: row["text"] for row in teachers}
-    for without_chain in ("teacher", "labels"):
-        own = with_setting(iconbed, without_chain=without_chain)._own_set(ROUND).to_pylist()
-        assert sorted(row["id"] for row in own) == sorted(ids)
-        for row in own:
-            others = texts[row["id"]] if without_chain == "teacher" else None
-            assert row["chain"] == (chain_of(ids[3]) if row["id"] == ids[3] else others)
-
-
-def test_a_round_that_keeps_no_chain_goes_on_with_what_was_asked_for_or_says_so(iconbed):
-    ids = iconbed._source_index("paint", "in")["id"].to_pylist()
-    write_kept(iconbed)
-    for without_chain, chains in (("teacher", len(ids)), ("labels", 0)):
-        own = with_setting(iconbed, without_chain=without_chain)._own_set(ROUND)
-        assert sorted(own["id"].to_pylist()) == sorted(ids)
-        assert own["chain"].is_valid().to_pylist().count(True) == chains
-    with pytest.raises(ValueError, match=r"sarr-1/kept: no sample .* see sarr.filter, .* sarr.without_chain"):
-        iconbed._own_set(ROUND)
-
-
-def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info):
-    settings = load_config("demo").model_copy(update={"storage": store})
-    rows = Pipeline(settings, info, Console(quiet=True))._evaluation_set("flat").to_pylist()
-    groups = {(row["domain"], row["part"], row["held_out"]) for row in rows}
-    assert groups == {("flat", "in", True), ("flat", "out", True)} | {
-        (domain, "out", False) for domain in ("gradient", "paint", "sketch")
-    }
-    assert len({row["id"] for row in rows}) == len(rows) == 287 + 3 * 57
-    assert sum(row["part"] == "in" for row in rows) == 230
-
-
-def test_domains_held_out_together_are_all_out_of_sight_in_training_and_all_evaluated():
-    settings = config("data.held_out=photo+art")
-    assert plan_stages(settings, INFO)[1].name == "art+photo/mtct"
-    assert count_samples(settings, INFO, Stage("art+photo", "mtct", 0)) == 10
-    assert count_samples(settings, INFO, Stage("art+photo", "evaluate", 0)) == 50 + 31 + 2
-
-
-def test_a_fold_of_two_domains_reads_only_the_others(store, info):
-    settings = load_config("demo").model_copy(update={"storage": store})
-    pipeline = Pipeline(settings, info, Console(quiet=True))
-    assert set(pipeline._source_index("flat+paint", "in")["domain"].to_pylist()) == {"gradient", "sketch"}
-    rows = pipeline._evaluation_set("flat+paint").to_pylist()
-    assert {row["domain"] for row in rows if row["held_out"]} == {"flat", "paint"}
-    assert len(rows) == 2 * 287 + 2 * 57
-
-
-def test_base_classes_alone_are_trained_and_validated_on_and_all_are_tested(store, info):
-    settings = load_config("demo", ["data.classes=base"]).model_copy(update={"storage": store})
-    pipeline = Pipeline(settings, info, Console(quiet=True))
-    base = set(info.classes[:6])
-    for part in ("in", "out"):
-        assert set(pipeline._source_index("flat", part)["label"].to_pylist()) == base
-    assert set(pipeline._teacher_set(Stage("flat", "mtct", 0))["label"].to_pylist()) == base
-    rows = pipeline._evaluation_set("flat").to_pylist()
-    assert {row["label"] for row in rows if row["held_out"]} == set(info.classes)
-    assert {row["label"] for row in rows if not row["held_out"]} == base

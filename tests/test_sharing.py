@@ -100,7 +100,7 @@ def test_a_copied_evaluation_stands_in_the_results_of_the_run_that_took_it(group
 def candidates(run, tokens):
     """Draws of every source image: a right chain of the length ``tokens[attempt]``."""
     rows = []
-    for sample in run._source_index("flat", "in").to_pylist():
+    for sample in run.data.source_index("flat", "in").to_pylist():
         for attempt, length in enumerate(tokens):
             rows.append(
                 {

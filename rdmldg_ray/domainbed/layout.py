@@ -71,12 +71,15 @@ def find_layout(location: str, files: Iterable[SourceFile], dataset: str) -> Lay
         else:
             message = f"{file.path}: not a name of an image; known are {', '.join(EXTENSIONS)}"
             rejects.append(Reject(file.path, file.size, "extension", message))
-    folders = [file.path.split("/")[:-1] for file in images]
-    prefix = _known_prefix(location, folders, known) if known else _wrapping_prefix(folders)
+    # Far fewer than files.
+    folders = {folder: folder.split("/") if folder else [] for folder in map(_folder, images)}
+    distinct = list(folders.values())
+    prefix = _known_prefix(location, distinct, known) if known else _wrapping_prefix(distinct)
     start = "".join(folder + "/" for folder in prefix)
 
     environments: dict[str, list[SourceFile]] = defaultdict(list)
-    for file, folder in zip(images, folders, strict=True):
+    for file in images:
+        folder = folders[_folder(file)]
         below = folder[len(prefix) :]
         if folder[: len(prefix)] != prefix or len(below) < 2:
             message = f"{file.path}: not in {start}<environment>/<class>/"
@@ -94,6 +97,10 @@ def find_layout(location: str, files: Iterable[SourceFile], dataset: str) -> Lay
     if known:
         _check_catalogue(location, layout, known)
     return layout
+
+
+def _folder(file: SourceFile) -> str:
+    return file.path.rpartition("/")[0]
 
 
 def _in_image_folder_order(files: Iterable[SourceFile], depth: int) -> list[SourceFile]:

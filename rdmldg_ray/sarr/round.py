@@ -11,6 +11,7 @@ from rdmldg_ray.sarr.sampling import draw_candidates
 from rdmldg_ray.sarr.selection import CANDIDATES, select_chains, write_candidates
 from rdmldg_ray.settings import SarrConfig
 from rdmldg_ray.storage import delete_folder, join
+from rdmldg_ray.tasks import in_task
 
 
 def generate_round(
@@ -43,4 +44,4 @@ def generate_round(
         parts += 1
 
     draw_candidates(pool, samples, class_names, config, seed, write, progress)
-    return select_chains(location, location, class_names, config)
+    return in_task(select_chains, location, location, class_names, config)

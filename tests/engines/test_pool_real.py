@@ -39,7 +39,7 @@ def pipeline(tmp_path_factory, ray_cluster):
 
 @pytest.fixture(scope="module")
 def samples(pipeline):
-    return pipeline._source_index("flat", "in")
+    return pipeline.data.source_index("flat", "in")
 
 
 @pytest.fixture(scope="module")
