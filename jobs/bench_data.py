@@ -196,7 +196,7 @@ def stream(root: str, info: DatasetInfo) -> "Iterator[StepBatch]":
     collate, plan = collator(info)
     index = sample_index(root, info, info.environments)
     index = index.append_column("chain", pa.array([CHAIN] * len(index)))
-    rows = training_stream(index, plan)
+    rows = training_stream(index.combine_chunks(), plan)  # in one piece, as StageData makes it
     rows.context.execution_options = stream_options(1)  # as Ray Train sets it
     batches: Any = rows.iter_torch_batches(batch_size=1, prefetch_batches=2, collate_fn=collate)
     yield from batches

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +42,10 @@ class StageData:
             rows = take_part(target, self.info, part, data.trial_seed, data.holdout_fraction)
             parts.append((rows, part, True))
         return pa.concat_tables(
-            _with_constants(rows, {"part": part, "held_out": target}) for rows, part, target in parts
+            rows.append_column("part", pa.repeat(part, len(rows))).append_column(
+                "held_out", pa.repeat(is_target, len(rows))
+            )
+            for rows, part, is_target in parts
         )
 
     def probe_set(self, held_out: str) -> pa.Table:
@@ -58,7 +61,8 @@ class StageData:
         """
         samples = self.source_index(stage.held_out, "in")
         chosen = self._teacher_set(stage, samples) if stage.kind == "mtct" else self._own_set(stage, samples)
-        return chosen, len(samples) - len(chosen)
+        # In one piece: to take rows of a column of several puts them all together, each time.
+        return chosen.combine_chunks(), len(samples) - len(chosen)
 
     def check_chains(self, stage: Stage) -> None:
         """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``."""
@@ -84,7 +88,7 @@ class StageData:
 
     def _teacher_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
         if self.config.mtct.weights.reasoning == 0:  # labels only
-            return _with_constants(samples, {"chain": ""})
+            return samples.append_column("chain", pa.repeat(pa.scalar("", pa.large_string()), len(samples)))
         return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)))
 
     def _own_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
@@ -98,7 +102,7 @@ class StageData:
                 chains, location = self._teacher_chains(self._sources(stage.held_out))
                 return pa.concat_tables([own, attach_chains(rest, chains, location, may_be_none=True)])
             case "labels":
-                no_chains = pa.nulls(len(rest), pa.string())
+                no_chains = pa.nulls(len(rest), pa.large_string())
                 return pa.concat_tables([own, rest.append_column("chain", no_chains)])
             case "drop":
                 return own
@@ -110,9 +114,3 @@ class StageData:
 
     def _sources(self, held_out: str) -> list[str]:
         return [domain for domain in self.info.environments if domain not in fold_domains(held_out)]
-
-
-def _with_constants(table: pa.Table, values: dict[str, Any]) -> pa.Table:
-    for name, value in values.items():
-        table = table.append_column(name, pa.array([value] * len(table)))
-    return table

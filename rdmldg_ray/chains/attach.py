@@ -12,7 +12,7 @@ _CHECKED_AT_ONCE = 1024
 
 
 def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_none: bool = False) -> pa.Table:
-    """Samples that have a kept chain, with a column ``chain``: the first candidate's of several.
+    """Samples that have a kept chain, with it as column ``chain``: the first candidate's of several.
 
     Args:
         samples: an index, with ``id``.
@@ -29,7 +29,8 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
     kept = chains.select(["id", "candidate"]).append_column("row", numbers).filter(chains["kept"])
     kept = kept.sort_by("candidate")
     rows = kept["row"].take(pc.index_in(samples["id"], value_set=kept["id"].combine_chunks()))
-    texts = chains["text"].take(rows.drop_null())
+    # As large strings, since the texts of a large data set are longer together than 2 GiB.
+    texts = chains["text"].cast(pa.large_string()).take(rows.drop_null())
     joined = samples.filter(rows.is_valid()).append_column("chain", texts)
     if not len(joined) and not may_be_none:
         raise ValueError(

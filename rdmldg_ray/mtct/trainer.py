@@ -138,12 +138,12 @@ def _spread(training_set: pa.Table) -> pa.Table:
 
     A label stands for the chain where no image has one: any answer shows whether an engine computes the same.
     """
-    with_chain = training_set.filter(pc.field("chain").is_valid())
-    if not len(with_chain):
+    if training_set["chain"].null_count == len(training_set):
         place = training_set.column_names.index("chain")
-        with_chain = training_set.set_column(place, "chain", training_set["label"])
-    pairs = min(PARITY_PAIRS, len(with_chain))
-    return with_chain.take([number * len(with_chain) // pairs for number in range(pairs)])
+        training_set = training_set.set_column(place, "chain", training_set["label"])
+    places = pc.indices_nonzero(training_set["chain"].is_valid())
+    pairs = min(PARITY_PAIRS, len(places))
+    return training_set.take([places[number * len(places) // pairs].as_py() for number in range(pairs)])
 
 
 def _mistake(stage: str) -> str:
