@@ -21,10 +21,12 @@ from rdmldg_ray.storage import read_table
 
 pytestmark = pytest.mark.slow
 
+ACCUMULATED = ("mtct.batch_size=60", "mtct.micro_batch_size=15", "workers.num_workers=1")
+
 
 @pytest.fixture(scope="module")
 def train(ray_cluster, tmp_path_factory):
-    """Train on the mini data set and return the stage's folder."""
+    """Train on the mini data set, once under a name, and return the stage's folder."""
     root = str(tmp_path_factory.mktemp("training"))
     mini.write_mini(root)
     info = read_dataset_info(root, "mini")
@@ -40,6 +42,8 @@ def train(ray_cluster, tmp_path_factory):
         settings = [*exact, "mtct.warmup_ratio=0", "mtct.epochs=1", f"storage={root}"]
         config = load_config("demo", [*settings, *overrides])
         stage = f"{root}/{name}"
+        if Path(stage, "adapter").exists():
+            return Path(stage)
         train_stage(config, config.mtct, training_set, list(class_names), stage, None, seed=0)
         return Path(stage)
 
@@ -61,10 +65,9 @@ def metrics(stage):
 
 
 def test_one_step_is_the_same_however_the_batch_is_cut(train):
-    batch = "mtct.batch_size=60"
-    whole = train("cut-1x60", batch, "mtct.micro_batch_size=60", "workers.num_workers=1")
-    accumulated = train("cut-4x15", batch, "mtct.micro_batch_size=15", "workers.num_workers=1")
-    spread = train("cut-2-workers", batch, "mtct.micro_batch_size=15", "workers.num_workers=2")
+    whole = train("cut-1x60", "mtct.batch_size=60", "mtct.micro_batch_size=60", "workers.num_workers=1")
+    accumulated = train("cut-4x15", *ACCUMULATED)
+    spread = train("cut-2-workers", "mtct.batch_size=60", "mtct.micro_batch_size=15", "workers.num_workers=2")
     for other in (accumulated, spread):
         assert relative_difference(adapter(other), adapter(whole)) < 1e-5
 
@@ -148,13 +151,12 @@ class _EndsItsFirstReader(str):
 
 
 def test_a_worker_killed_while_it_is_given_its_work_changes_nothing(train, tmp_path, caplog):
-    settings = ["mtct.batch_size=60", "mtct.micro_batch_size=15", "workers.num_workers=1"]
     marker = tmp_path / "marker"
     marker.touch()
     names = [_EndsItsFirstReader(name, marker) for name in mini.CLASSES]
-    broken = train("killed-at-once", *settings, class_names=names)
+    broken = train("killed-at-once", *ACCUMULATED, class_names=names)
     assert not marker.exists()
     # Ray Train does not get over this by itself.
     assert "training ended, and goes on from its last checkpoint" in caplog.text
     assert reserved() == []
-    assert relative_difference(adapter(broken), adapter(train("not-killed", *settings))) < 1e-5
+    assert relative_difference(adapter(broken), adapter(train("cut-4x15", *ACCUMULATED))) < 1e-5
