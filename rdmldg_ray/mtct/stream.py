@@ -52,6 +52,9 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=READ_CPUS,
+        # One task for each worker, which reads by several requests. More are no faster, but take cores from
+        # decoding, and soon fill what may be read ahead, upon which Ray Data's loop spins.
+        concurrency=plan.num_workers,
         zero_copy_batch=True,
     )
 
