@@ -1,6 +1,6 @@
 """Pre-train the tiny base model that ships in ``rdmldg_ray/models/tiny_base``, from drawings to weights.
 
-    python jobs/pretrain_tiny.py --out /tmp/tiny_base
+    python tools/tiny_base/pretrain.py --out /tmp/tiny_base
 
 Three parts, each resumed from its checkpoint in the cache folder: pictures (download, render, the
 teacher's features), vision (the encoder alone), join (encoder and decoder on questions about
@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tiny import join, model, parallel, pictures, teacher, text, vision, yardstick
+from tiny_base import join, model, parallel, pictures, teacher, text, vision, yardstick
 
 import rdmldg_ray
 

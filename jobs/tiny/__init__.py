@@ -1,1 +1,0 @@
-"""The parts of ``jobs/pretrain_tiny.py``: pictures, text, the vision stage and the join."""
