@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdmldg_ray.api import annotate, evaluate, ingest, read_run, run
-    from rdmldg_ray.config import Config, load_config
-    from rdmldg_ray.report.results import RunResults
+    from rdmldg_ray.config.load import load_config
+    from rdmldg_ray.config.schema import Config
+    from rdmldg_ray.runs.results import RunResults
 
 __version__ = "0.1.0"
 __all__ = ["Config", "RunResults", "annotate", "evaluate", "ingest", "load_config", "read_run", "run"]

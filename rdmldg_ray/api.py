@@ -11,23 +11,23 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from rdmldg_ray.chains.annotate import Annotation, Outcome, Request
-from rdmldg_ray.chains.pricing import Price, known_price
-from rdmldg_ray.chains.teacher import Endpoint
-from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed import ingest as ingesting
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.builtin.embedded import write_embedded
+from rdmldg_ray.datasets.ingest import writing as ingesting
+from rdmldg_ray.datasets.ingest.opening import plan_source
+from rdmldg_ray.datasets.ingest.plan import DEFAULT_MAX_REJECTS
+from rdmldg_ray.datasets.schema import DatasetInfo, read_dataset_info
 from rdmldg_ray.domainbed.catalogue import get_dataset
-from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS
-from rdmldg_ray.domainbed.samples import DatasetInfo, read_dataset_info
-from rdmldg_ray.embedded import write_embedded
 from rdmldg_ray.models.folder import check_model, looks_local
 from rdmldg_ray.models.parity import PARITY_FILE
-from rdmldg_ray.pipeline import Pipeline
-from rdmldg_ray.progress import progress_bar
-from rdmldg_ray.report import results
-from rdmldg_ray.report.results import RunResults
+from rdmldg_ray.runs import results
+from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.results import RunResults
+from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.storage import absolute, check_writable, exists, join
-from rdmldg_ray.vqa.plan import plan_source
+from rdmldg_ray.teacher.annotate import Annotation, Outcome, Request
+from rdmldg_ray.teacher.client import Endpoint
+from rdmldg_ray.teacher.pricing import Price, known_price
 
 STORAGE = Config().storage
 
@@ -179,7 +179,7 @@ def _ray(config: Config) -> Iterator[None]:
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
-    from rdmldg_ray.ray_session import ray_session
+    from rdmldg_ray.runtime.session import ray_session
 
     with ray_session(config):
         yield

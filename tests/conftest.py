@@ -9,14 +9,15 @@ from contextlib import nullcontext
 import numpy as np
 import pyarrow as pa
 import pytest
-import s3_server
 from PIL import Image
 
-from rdmldg_ray.config import load_config
-from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info, write_iconbed
-from rdmldg_ray.domainbed.view import sample_index
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.datasets.builtin.iconbed import write_iconbed
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import chains_location, read_dataset_info
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.storage import read_images, read_table
+from tools import s3_server
 
 # Ray reads these when it is first imported, which some test modules do: loopback only, no token.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -59,7 +60,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ray_cluster():
     """One Ray cluster for all tests that need one."""
-    from rdmldg_ray.ray_session import ray_session
+    from rdmldg_ray.runtime.session import ray_session
 
     with ray_session(load_config("demo")) as logs:
         yield logs
@@ -68,7 +69,7 @@ def ray_cluster():
 @pytest.fixture(scope="module")
 def shared_ray(ray_cluster):
     """Has commands that a test gives use its Ray, instead of starting one each."""
-    from rdmldg_ray import ray_session
+    from rdmldg_ray.runtime import session as ray_session
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_session, "ray_session", lambda config: nullcontext(ray_cluster))
@@ -127,8 +128,8 @@ def random_base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def load_random_base(random_base):
     """Load the random model afresh, in float32."""
+    from rdmldg_ray.config.schema import ModelConfig
     from rdmldg_ray.models.loading import load_base
-    from rdmldg_ray.settings import ModelConfig
 
     return lambda: load_base(random_base, ModelConfig(dtype="float32"))
 
@@ -150,9 +151,9 @@ def prompts(processor, info):
 @pytest.fixture
 def collate(prompts):
     """Collate rows into one worker's share of a step."""
+    from rdmldg_ray.config.schema import PathwayWeights
+    from rdmldg_ray.mtct.batching import BatchPlan
     from rdmldg_ray.mtct.collate import MtctCollator
-    from rdmldg_ray.mtct.schedule import BatchPlan
-    from rdmldg_ray.settings import PathwayWeights
 
     both = PathwayWeights()
 

@@ -42,8 +42,8 @@ def test_base_models_are_loaded_without_their_own_code_and_from_safetensors_alon
 
 
 def test_workers_are_not_told_secrets_through_the_dashboard(monkeypatch):
-    from rdmldg_ray.config import load_config
-    from rdmldg_ray.ray_session import _worker_environment
+    from rdmldg_ray.config.load import load_config
+    from rdmldg_ray.runtime.session import _worker_environment
 
     secrets = {
         "AWS_SECRET_ACCESS_KEY": "s1",

@@ -51,7 +51,7 @@ def test_the_wheel_holds_types_recipes_the_data_set_and_the_tiny_base(wheel):
         "models/tiny_base/model.safetensors",
     ):
         assert f"rdmldg_ray/{name}" in held
-    assert any(name.startswith("rdmldg_ray/domainbed/iconbed/LICENSES/") for name in held)
+    assert any(name.startswith("rdmldg_ray/datasets/builtin/iconbed_data/LICENSES/") for name in held)
     assert any(name.endswith("/licenses/LICENSE") for name in held)
 
 

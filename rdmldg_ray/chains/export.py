@@ -17,21 +17,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rdmldg_ray import storage
+from rdmldg_ray.chains.format import IMAGE_MARK
 from rdmldg_ray.chains.prompts import reasoning_prompt
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.chains.store import read_chains
-from rdmldg_ray.domainbed.samples import (
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import (
     CHAIN_SCHEMA,
     QUESTION_SCHEMA,
     DatasetInfo,
     chains_location,
     read_dataset_info,
 )
-from rdmldg_ray.domainbed.view import sample_index
 
 Form = Literal["sharegpt", "huggingface"]
 
-IMAGE_MARK = "<image>"
 _JSONL = "chains.jsonl"
 _ROWS_PER_FILE = 2048
 _ROWS_PER_GROUP = 64

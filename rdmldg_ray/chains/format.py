@@ -1,4 +1,4 @@
-"""The five-stage chain: how it is written, and how it is read back strictly.
+"""The five-stage chain: how it is written, read back strictly, and judged.
 
 A chain of reasoning in DomainBed-Reasoning has five stages in a fixed order, each in a tag pair
 of its own (arXiv 2602.23777, section on DomainBed-Reasoning)::
@@ -17,6 +17,9 @@ from functools import lru_cache
 
 STAGES = ("SUMMARY", "CAPTION", "REASONING", "REFLECTION", "CONCLUSION")
 TAGS = tuple(tag for stage in STAGES for tag in (f"<{stage}>", f"</{stage}>"))
+
+IMAGE_MARK = "<image>"
+"""What stands for an image in a conversation; no text of a sample or a chain may hold it."""
 
 _TAG = re.compile("|".join(re.escape(tag) for tag in TAGS))
 _STAGE_SEPARATOR = "\n"
@@ -100,3 +103,33 @@ def match_class(answer: str, class_names: Sequence[str]) -> int | None:
         if normalize_answer(name) == wanted:
             return index
     return None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer for one candidate."""
+
+    conclusion: str | None
+    reason: str | None
+    """Why the candidate is rejected, in a word; None when it is kept."""
+
+    @property
+    def kept(self) -> bool:
+        return self.reason is None
+
+
+def judge_text(text: str, label: str, class_names: Sequence[str]) -> Verdict:
+    """Judge a chain by its text.
+
+    Kept are chains of the five stages, once each and in order, whose conclusion is the label. The reasons
+    of rejection are those of ``ChainFormatError``, ``not_a_class`` and ``wrong_class``.
+    """
+    try:
+        conclusion = parse_chain(text).conclusion
+    except ChainFormatError as error:
+        return Verdict(conclusion_of(text), error.reason)
+    if match_class(conclusion, class_names) is None:
+        return Verdict(conclusion, "not_a_class")
+    if normalize_answer(conclusion) != normalize_answer(label):
+        return Verdict(conclusion, "wrong_class")
+    return Verdict(conclusion, None)

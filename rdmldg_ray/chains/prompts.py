@@ -1,7 +1,7 @@
 """The prompts of the two pathways and of the teacher, and their versions.
 
 Both pathways see the same image, the same question and the same options; what they share comes
-first, so that MTCT can lay it down once for both (see ``rdmldg_ray.mtct.layout``).
+first, so that MTCT can lay it down once for both (see ``rdmldg_ray.mtct.shared_prefix``).
 """
 
 from collections.abc import Sequence

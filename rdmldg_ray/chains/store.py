@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from rdmldg_ray import storage
-from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, PART, chains_location
+from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, PART, chains_location
 
 
 def read_chains(

@@ -8,10 +8,11 @@ import pyarrow as pa
 import typer
 
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, connected, console, mistakes_explained
-from rdmldg_ray.config import Config, parse_config
+from rdmldg_ray.config.load import parse_config
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.index import base_classes, sample_index
+from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.domainbed.folds import fold_domains
-from rdmldg_ray.domainbed.samples import read_dataset_info
-from rdmldg_ray.domainbed.view import base_classes, sample_index
 from rdmldg_ray.evaluation.adaptive import adaptive_rows
 from rdmldg_ray.evaluation.analyses import (
     base_to_new,
@@ -21,10 +22,10 @@ from rdmldg_ray.evaluation.analyses import (
     rejected_by_round,
 )
 from rdmldg_ray.evaluation.questions import by_question
-from rdmldg_ray.pipeline import Pipeline
 from rdmldg_ray.report.plots import bars, lines
 from rdmldg_ray.report.rows import rows_csv, rows_table
 from rdmldg_ray.report.tables import held_out_domains, models
+from rdmldg_ray.runs.pipeline import Pipeline
 from rdmldg_ray.storage import absolute, exists, join, read_bytes, read_table, write_bytes, write_table
 
 analyze_app = typer.Typer(

@@ -9,17 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rdmldg_ray.chains.annotate import Annotation, Outcome, Request
-from rdmldg_ray.chains.pricing import Price, known_price
-from rdmldg_ray.chains.teacher import Endpoint
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
-from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed.samples import info_location, read_dataset_info
-from rdmldg_ray.embedded import is_embedded, write_embedded
-from rdmldg_ray.errors import WorkFailed
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.builtin.embedded import is_embedded, write_embedded
+from rdmldg_ray.datasets.schema import info_location, read_dataset_info
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
-from rdmldg_ray.progress import progress_bar
+from rdmldg_ray.runtime.errors import WorkFailed
+from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.storage import absolute, check_writable, exists
+from rdmldg_ray.teacher.annotate import Annotation, Outcome, Request
+from rdmldg_ray.teacher.client import Endpoint
+from rdmldg_ray.teacher.pricing import Price, known_price
 
 _VLLM = "vllm"
 
@@ -100,7 +100,7 @@ def annotate(
                 return answer(planned_work)
             endpoint = Endpoint(asked, base_url)
             if teacher == _VLLM:
-                from rdmldg_ray.engines.serve import vllm_server
+                from rdmldg_ray.teacher.local_server import vllm_server
 
                 assert model is not None
                 with console.status("starting vllm serve"):

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 
 from rdmldg_ray import __version__
-from rdmldg_ray.config import Config, recipe_names
-from rdmldg_ray.errors import WorkFailed, user_mistake
+from rdmldg_ray.config.load import recipe_names
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.runtime.errors import WorkFailed, user_mistake
 
 app = typer.Typer(
     help="Fine-tune multimodal LLMs for domain generalization by reasoning (RD-MLDG), on Ray.",
@@ -111,7 +112,7 @@ def _plain(value: Any) -> Any:
 @contextmanager
 def connected(config: Config) -> Iterator[None]:
     """Ray for the time of the block; says where its logs are."""
-    from rdmldg_ray.ray_session import ray_session
+    from rdmldg_ray.runtime.session import ray_session
 
     with ray_session(config) as logs:
         console.print(f"logs of Ray, DeepSpeed and vLLM: {logs}", highlight=False, soft_wrap=True)

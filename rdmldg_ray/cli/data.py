@@ -6,19 +6,19 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rdmldg_ray.chains.export import export_chains
-from rdmldg_ray.chains.importing import import_chains
+from rdmldg_ray.chains.imports import import_chains
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, connected, console, mistakes_explained
-from rdmldg_ray.config import Config
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.builtin.embedded import write_embedded
+from rdmldg_ray.datasets.ingest.opening import count_questions, plan_source
+from rdmldg_ray.datasets.ingest.plan import DEFAULT_MAX_REJECTS, IngestPlan
+from rdmldg_ray.datasets.ingest.writing import ingest as ingest_dataset
+from rdmldg_ray.datasets.ingest.writing import is_ingested, read_rejects
+from rdmldg_ray.datasets.schema import DatasetInfo, chains_location, read_dataset_info
 from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
-from rdmldg_ray.domainbed.ingest import ingest as ingest_dataset
-from rdmldg_ray.domainbed.ingest import is_ingested, read_rejects
-from rdmldg_ray.domainbed.ingest_plan import DEFAULT_MAX_REJECTS, IngestPlan
-from rdmldg_ray.domainbed.samples import DatasetInfo, chains_location, read_dataset_info
-from rdmldg_ray.embedded import write_embedded
-from rdmldg_ray.progress import progress_bar
 from rdmldg_ray.report.ingest import class_notes, ingest_table
+from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.storage import absolute, check_writable
-from rdmldg_ray.vqa.plan import count_questions, plan_source
 
 chains_app = typer.Typer(help="Chains in and out.", no_args_is_help=True)
 app.add_typer(chains_app, name="chains")

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from rdmldg_ray.cli.base import Debug, Json, Overrides, Storage, answering, app, console, mistakes_explained
 from rdmldg_ray.cli.runs import resolve_config
-from rdmldg_ray.doctor import Finding, examine
+from rdmldg_ray.runs.doctor import Finding, examine
 
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "red"}
 

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
-from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed.samples import read_dataset_info
-from rdmldg_ray.estimate import calibrate
-from rdmldg_ray.report.results import read_run
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.runs.estimate import calibrate
+from rdmldg_ray.runs.results import read_run
 from rdmldg_ray.storage import absolute
 
 

@@ -19,13 +19,13 @@ from rdmldg_ray.cli.base import (
     mistakes_explained,
 )
 from rdmldg_ray.cli.runs import resolve_config, run_configs
-from rdmldg_ray.config import Config
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.domainbed.records import RESULTS_FILE, read_results
 from rdmldg_ray.domainbed.selection import METHODS
-from rdmldg_ray.evaluation.records import RESULTS_FILE, read_results
 from rdmldg_ray.report.ablation import ablation_accuracies, ablation_table
 from rdmldg_ray.report.protocol import chosen_rows, chosen_table, collect_tables, single_source_tables
 from rdmldg_ray.storage import absolute, exists, join, list_folders, read_json
-from rdmldg_ray.variants import ablation_configs, ablation_rows, trial_configs
+from rdmldg_ray.sweeps.variants import ablation_configs, ablation_rows, trial_configs
 
 
 @app.command()

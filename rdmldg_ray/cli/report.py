@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rdmldg_ray.cli.base import Debug, Storage, app, console, mistakes_explained
-from rdmldg_ray.config import Config
+from rdmldg_ray.config.schema import Config
 from rdmldg_ray.storage import absolute
 
 
@@ -29,9 +29,9 @@ def report(
 ) -> None:
     """Write one HTML file of runs, complete or not: results, curves, rejections, a gallery of chains."""
     with mistakes_explained(debug):
-        from rdmldg_ray.estimate import Prices
         from rdmldg_ray.report.page import render_report
-        from rdmldg_ray.report.results import read_run
+        from rdmldg_ray.runs.estimate import Prices
+        from rdmldg_ray.runs.results import read_run
 
         if not out.absolute().parent.is_dir():
             raise ValueError(f"{out}: no such folder; give --out in a folder that is there")

@@ -24,30 +24,19 @@ from rdmldg_ray.cli.base import (
     console,
     mistakes_explained,
 )
-from rdmldg_ray.config import Config, dump_config, load_config
-from rdmldg_ray.domainbed.samples import (
-    DatasetInfo,
-    chains_location,
-    dataset_location,
-    read_dataset_info,
-)
-from rdmldg_ray.embedded import embedded_info, is_embedded, write_embedded
-from rdmldg_ray.estimate import Prices, estimate, print_estimate, read_calibration
+from rdmldg_ray.config.load import dump_config, load_config
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.builtin.embedded import embedded_info, is_embedded, write_embedded
+from rdmldg_ray.datasets.schema import DatasetInfo, chains_location, dataset_location, read_dataset_info
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE
-from rdmldg_ray.pipeline import Pipeline
-from rdmldg_ray.report.results import read_run
 from rdmldg_ray.report.samples import print_samples
 from rdmldg_ray.report.tables import domain_table, held_out_domains, percent, summary_table, time_table
-from rdmldg_ray.storage import (
-    absolute,
-    download_folder,
-    exists,
-    join,
-    list_files,
-    read_table,
-)
-from rdmldg_ray.variants import trial_configs
+from rdmldg_ray.runs.estimate import Prices, estimate, print_estimate, read_calibration
+from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.results import read_run
+from rdmldg_ray.storage import absolute, download_folder, exists, join, list_files, read_table
+from rdmldg_ray.sweeps.variants import trial_configs
 
 
 @app.command()

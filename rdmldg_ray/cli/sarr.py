@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
-from rdmldg_ray.config import Config
+from rdmldg_ray.config.schema import Config
 from rdmldg_ray.report.rejections import print_round
-from rdmldg_ray.sarr.refilter import refilter_run
+from rdmldg_ray.runs.refilter import refilter_run
 from rdmldg_ray.storage import absolute, join
 
 

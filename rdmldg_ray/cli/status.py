@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
-from rdmldg_ray.config import Config
-from rdmldg_ray.status import QUIET_S, RunStatus, StageStatus, run_status
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.runs.status import QUIET_S, RunStatus, StageStatus, run_status
 from rdmldg_ray.storage import absolute
 
 _STYLES = {"complete": "green", "running": "bold", "waiting": "dim"}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdmldg_ray.cli.base import Debug, app, console, mistakes_explained
-from rdmldg_ray.config import Config, load_config
-from rdmldg_ray.errors import WorkFailed
-from rdmldg_ray.submission import Job, check_shared, connect, follow, stage_files, submit_job, wait
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.runtime.errors import WorkFailed
+from rdmldg_ray.runtime.submission import Job, check_shared, connect, follow, stage_files, submit_job, wait
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

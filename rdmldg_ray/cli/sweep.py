@@ -20,15 +20,16 @@ from rdmldg_ray.cli.base import (
     mistakes_explained,
 )
 from rdmldg_ray.cli.runs import planned_dataset, resolve_config
-from rdmldg_ray.config import Config, dump_config
-from rdmldg_ray.content import count_shared
-from rdmldg_ray.domainbed.samples import DatasetInfo
-from rdmldg_ray.plan import plan_stages
+from rdmldg_ray.config.load import dump_config
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.report.plots import parallel_coordinates
 from rdmldg_ray.report.rows import rows_csv, rows_table
+from rdmldg_ray.runs.cache_key import count_shared
+from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.storage import join, write_bytes
-from rdmldg_ray.sweep_space import SweepSpace, coordinates, load_space, ranked
-from rdmldg_ray.variants import with_settings
+from rdmldg_ray.sweeps.space import SweepSpace, coordinates, load_space, ranked
+from rdmldg_ray.sweeps.variants import with_settings
 
 
 @app.command()
@@ -53,7 +54,7 @@ def sweep(
         info = open_dataset(config)
 
         with connected(config):
-            from rdmldg_ray.sweep import run_sweep, sweep_location
+            from rdmldg_ray.sweeps.tuner import run_sweep, sweep_location
 
             rows = ranked(run_sweep(config, info, chosen))
         title = f"sweep '{config.name}': validation accuracy of the {chosen.pathway} pathway"

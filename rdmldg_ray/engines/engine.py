@@ -17,12 +17,11 @@ from safetensors import SafetensorError
 
 from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.chains.questions import question_of
-from rdmldg_ray.config import Config
-from rdmldg_ray.engines.lifeline import tie_children
-from rdmldg_ray.images import ImageError, decode_image
+from rdmldg_ray.config.schema import Config, Pathway
+from rdmldg_ray.datasets.images import ImageError, decode_image
+from rdmldg_ray.engines.orphan_reaper import tie_children
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
-from rdmldg_ray.settings import Pathway
 from rdmldg_ray.storage import download_folder, join, read_table
 
 if TYPE_CHECKING:

@@ -12,11 +12,10 @@ import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
 
-from rdmldg_ray.cluster_room import describe_cluster, wait_for_room
-from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed.samples import question_columns
+from rdmldg_ray.config.schema import Config, EnginesConfig
+from rdmldg_ray.datasets.schema import question_columns
 from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, LoadReport, Request
-from rdmldg_ray.settings import EnginesConfig
+from rdmldg_ray.runtime.placement import describe_cluster, wait_for_room
 from rdmldg_ray.storage import read_images
 
 _READ_CPUS = 0.25
@@ -57,7 +56,7 @@ class EnginePool:
     with each row. But its engines live within one execution of a data set: every further draw would
     start them again, with no way between to reload weights or to check them. Images would travel
     decoded, and its answers do not tell whether they ended by themselves. Once warm it is about as fast
-    (``jobs/bench_ray_llm.py``).
+    (``benchmarks/bench_ray_llm.py``).
     """
 
     def __init__(self, config: Config, class_names: list[str]):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
+from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA
-from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.loading import load_processor
 from rdmldg_ray.storage import read_images
 

@@ -7,11 +7,10 @@ import pyarrow.compute as pc
 
 from rdmldg_ray.chains.format import conclusion_of, match_class
 from rdmldg_ray.chains.questions import question_of
-from rdmldg_ray.config import Config
-from rdmldg_ray.domainbed.samples import question_columns
+from rdmldg_ray.config.schema import Config, Pathway
+from rdmldg_ray.datasets.schema import question_columns
 from rdmldg_ray.engines.engine import Request
 from rdmldg_ray.engines.pool import EnginePool
-from rdmldg_ray.settings import Pathway
 
 PREDICTION_SCHEMA = pa.schema(
     [

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from PIL import Image
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.chains.prompts import display_name
-from rdmldg_ray.config import Config
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA, TOKEN_SCHEMA
-from rdmldg_ray.images import decode_image
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.loading import load_base, load_merged, load_processor
+from rdmldg_ray.runtime.remote import in_tasks
 from rdmldg_ray.storage import download_folder, read_images
 
 
@@ -150,7 +150,7 @@ def probe_models(
         adapters: by a model's name, the location of its adapter; None for the base.
     """
     workers = config.workers
-    task = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker)(probe)
-    pending = [task.remote(config, class_names, *model, samples) for model in adapters.items()]
-    tokens, embeddings = zip(*ray.get(pending), strict=True)
+    calls = [(config, class_names, *model, samples) for model in adapters.items()]
+    measured = in_tasks(probe, calls, workers.cpus_per_worker, workers.gpus_per_worker)
+    tokens, embeddings = zip(*measured, strict=True)
     return pa.concat_tables(tokens), pa.concat_tables(embeddings)

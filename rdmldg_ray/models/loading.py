@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from rdmldg_ray.config.schema import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import FAMILIES, Family
-from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _TRAINED_WEIGHTS = "trained{suffix}.safetensors"  # in shards when they are large

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from rdmldg_ray.settings import EnginesConfig
+from rdmldg_ray.config.schema import EnginesConfig
 
 PARITY_FILE = "parity.parquet"
 PARITY_PAIRS = 8

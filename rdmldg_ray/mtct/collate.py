@@ -12,14 +12,14 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.chains.prompts import display_name
-from rdmldg_ray.domainbed.samples import QUESTION_SCHEMA
-from rdmldg_ray.images import decode_image
+from rdmldg_ray.config.schema import PathwayWeights
+from rdmldg_ray.datasets.images import decode_image
+from rdmldg_ray.datasets.schema import QUESTION_SCHEMA
 from rdmldg_ray.mtct.augment import augment_image
-from rdmldg_ray.mtct.faults import check_images
-from rdmldg_ray.mtct.layout import Branch, Layout, lay_out
+from rdmldg_ray.mtct.batching import BatchPlan
+from rdmldg_ray.mtct.checks import check_images
 from rdmldg_ray.mtct.loss import DIRECT, REASONING
-from rdmldg_ray.mtct.schedule import BatchPlan
-from rdmldg_ray.settings import PathwayWeights
+from rdmldg_ray.mtct.shared_prefix import Branch, Layout, lay_out
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 
-from rdmldg_ray.mtct.layout import visible
+from rdmldg_ray.mtct.shared_prefix import visible
 
 
 def use_flex_attention(model: PreTrainedModel) -> None:

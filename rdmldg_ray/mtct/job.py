@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from rdmldg_ray.config import Config
-from rdmldg_ray.mtct.schedule import BatchPlan
-from rdmldg_ray.settings import TrainingConfig
+from rdmldg_ray.config.schema import Config, TrainingConfig
+from rdmldg_ray.mtct.batching import BatchPlan
 
 
 @dataclass(frozen=True)

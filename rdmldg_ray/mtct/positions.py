@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from rdmldg_ray.models.families import Family
-from rdmldg_ray.mtct.layout import Layout
+from rdmldg_ray.mtct.shared_prefix import Layout
 
 
 def decoder_inputs(

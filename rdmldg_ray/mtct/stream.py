@@ -7,8 +7,8 @@ import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources
 
-from rdmldg_ray.domainbed.samples import QUESTION_SCHEMA, question_columns
-from rdmldg_ray.mtct.schedule import BatchPlan, answer_lengths
+from rdmldg_ray.datasets.schema import QUESTION_SCHEMA, question_columns
+from rdmldg_ray.mtct.batching import BatchPlan, answer_lengths
 from rdmldg_ray.storage import read_images
 
 # Reading and joining is light work; a fraction of a core lets it run beside the workers.

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rdmldg_ray.config import Config
-from rdmldg_ray.settings import Tracker
+from rdmldg_ray.config.schema import Config, Tracker
 from rdmldg_ray.storage import join, upload_folder
 
 _PACKAGES: dict[Tracker, str] = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}

@@ -8,14 +8,13 @@ import pyarrow.compute as pc
 from ray.train import CheckpointConfig, ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 
-from rdmldg_ray.cluster_room import wait_for_room
-from rdmldg_ray.config import Config
+from rdmldg_ray.config.schema import Config, TrainingConfig
 from rdmldg_ray.models.parity import PARITY_PAIRS
+from rdmldg_ray.mtct.batching import BatchPlan
 from rdmldg_ray.mtct.job import TrainJob
 from rdmldg_ray.mtct.ray_trainer import RayTrainer
-from rdmldg_ray.mtct.schedule import BatchPlan
 from rdmldg_ray.mtct.stream import READ_CPUS, stream_options, training_stream
-from rdmldg_ray.settings import TrainingConfig
+from rdmldg_ray.runtime.placement import wait_for_room
 from rdmldg_ray.storage import (
     StorageError,
     delete_file,
@@ -152,7 +151,7 @@ def _mistake(stage: str) -> str:
 
 def _train_worker(settings: dict[str, Any]) -> None:
     # Only the workers pay for importing DeepSpeed and transformers.
-    from rdmldg_ray.mtct.loop import Worker
+    from rdmldg_ray.mtct.worker import Worker
 
     job: TrainJob = settings["job"]
     # Ray Train starts failed workers again, which mends a lost node but not an image that does not

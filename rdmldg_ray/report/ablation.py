@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from rdmldg_ray.report.tables import State, held_out_domains, mean_of_known, percent
-from rdmldg_ray.variants import AblationRow
+from rdmldg_ray.sweeps.variants import AblationRow
 
 
 def ablation_accuracies(

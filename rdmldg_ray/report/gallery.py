@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.store import read_chains
-from rdmldg_ray.domainbed.samples import read_dataset_info
-from rdmldg_ray.domainbed.view import sample_index
-from rdmldg_ray.images import decode_image
-from rdmldg_ray.report.results import RunResults
+from rdmldg_ray.datasets.images import decode_image
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.runs.results import RunResults
 from rdmldg_ray.storage import StorageError, read_images
 
 WRONG, RIGHT, REJECTED, KEPT = "answer wrong", "answer right", "chain rejected", "chain kept"

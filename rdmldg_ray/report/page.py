@@ -14,18 +14,18 @@ import yaml
 from markupsafe import Markup
 
 from rdmldg_ray import __version__
-from rdmldg_ray.config import dump_config, flatten_settings
+from rdmldg_ray.config.load import dump_config, flatten_settings
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import DatasetInfo, read_dataset_info
 from rdmldg_ray.domainbed.folds import fold_domains
-from rdmldg_ray.domainbed.samples import DatasetInfo, read_dataset_info
-from rdmldg_ray.domainbed.view import sample_index
-from rdmldg_ray.estimate import Prices, devices
 from rdmldg_ray.evaluation.questions import by_question
-from rdmldg_ray.plan import plan_stages
 from rdmldg_ray.report.gallery import Card, make_gallery
 from rdmldg_ray.report.plots import Point, bars, lines
 from rdmldg_ray.report.rejections import rejection_rows
-from rdmldg_ray.report.results import RunResults, config_differences, confusion, on_target
 from rdmldg_ray.report.tables import mean_of_known, percent
+from rdmldg_ray.runs.estimate import Prices, devices
+from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.results import RunResults, config_differences, confusion, on_target
 
 # Accuracy by data set, %, as the paper reports it (arXiv 2602.23777).
 _PAPER = {

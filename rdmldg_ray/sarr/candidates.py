@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from rdmldg_ray.domainbed.samples import QUESTION_SCHEMA
+from rdmldg_ray.config.schema import FilterConfig
+from rdmldg_ray.datasets.schema import QUESTION_SCHEMA
 from rdmldg_ray.sarr.filter import judge
 from rdmldg_ray.sarr.scores import repetition
-from rdmldg_ray.settings import FilterConfig
 
 CANDIDATE_SCHEMA = pa.schema(
     [

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rdmldg_ray.chains.format import conclusion_of
+from rdmldg_ray.chains.format import Verdict, conclusion_of, judge_text
 from rdmldg_ray.chains.questions import question_of
-from rdmldg_ray.chains.verdict import Verdict, judge_text
-from rdmldg_ray.settings import FilterConfig
+from rdmldg_ray.config.schema import FilterConfig
 
 BAD_IMAGE = "bad_image"
 

@@ -6,12 +6,12 @@ from typing import Any
 import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
+from rdmldg_ray.config.schema import SarrConfig
 from rdmldg_ray.engines.pool import EnginePool
+from rdmldg_ray.runtime.remote import in_task
 from rdmldg_ray.sarr.sampling import draw_candidates
 from rdmldg_ray.sarr.selection import CANDIDATES, select_chains, write_candidates
-from rdmldg_ray.settings import SarrConfig
 from rdmldg_ray.storage import delete_folder, join
-from rdmldg_ray.tasks import in_task
 
 
 def generate_round(

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rdmldg_ray.domainbed.samples import question_columns
+from rdmldg_ray.config.schema import SarrConfig
+from rdmldg_ray.datasets.schema import question_columns
 from rdmldg_ray.engines.engine import Request
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.sarr.candidates import judge_answers, label_probabilities
 from rdmldg_ray.sarr.filter import is_hopeless
-from rdmldg_ray.settings import SarrConfig
 
 
 def draw_candidates(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from rdmldg_ray.config.schema import SarrConfig
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA, judged
 from rdmldg_ray.sarr.filter import BAD_IMAGE, is_hopeless
 from rdmldg_ray.sarr.scores import Agreement
-from rdmldg_ray.settings import SarrConfig
 from rdmldg_ray.storage import delete_folder, join, list_files, read_table, write_table
 
 CANDIDATES, KEPT, REJECTIONS = "candidates", "kept", "rejections.parquet"

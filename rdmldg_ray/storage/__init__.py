@@ -30,12 +30,7 @@ from rdmldg_ray.storage.files import (
     write_chunks,
     write_json,
 )
-from rdmldg_ray.storage.tables import (
-    open_parquet,
-    read_images,
-    read_table,
-    write_table,
-)
+from rdmldg_ray.storage.tables import open_parquet, read_images, read_table, write_table
 
 __all__ = [
     "FileEntry",

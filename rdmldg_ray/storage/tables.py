@@ -10,13 +10,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdmldg_ray.storage.files import (
-    StorageError,
-    errors_explained,
-    list_files,
-    open_location,
-    write_bytes,
-)
+from rdmldg_ray.storage.files import StorageError, errors_explained, list_files, open_location, write_bytes
 
 _MAX_OPENED = 256
 

@@ -1,6 +1,5 @@
 import json
 
-import mini
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -8,14 +7,15 @@ from PIL import Image
 from rdmldg_ray import storage
 from rdmldg_ray.chains.export import export_chains
 from rdmldg_ray.chains.format import STAGES, render_chain
-from rdmldg_ray.chains.importing import import_chains
+from rdmldg_ray.chains.imports import import_chains
 from rdmldg_ray.chains.prompts import reasoning_prompt
 from rdmldg_ray.chains.store import read_chains, write_chains
-from rdmldg_ray.domainbed.samples import CHAIN_SCHEMA, dataset_location
-from rdmldg_ray.domainbed.view import sample_index
+from rdmldg_ray.datasets.builtin.questions import NAME as VQA
+from rdmldg_ray.datasets.builtin.questions import iconbed_vqa_info, write_iconbed_vqa
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, dataset_location
 from rdmldg_ray.storage import StorageError, join
-from rdmldg_ray.vqa.iconbed import NAME as VQA
-from rdmldg_ray.vqa.iconbed import iconbed_vqa_info, write_iconbed_vqa
+from tools import mini
 
 ID = "mini/flat/bird/1F414.png"
 OTHER_ID = "mini/sketch/bird/1F414.png"

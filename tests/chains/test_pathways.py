@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rdmldg_ray.chains.pathways import PathwayPrompts, render_prompt
-from rdmldg_ray.images import decode_image
+from rdmldg_ray.datasets.images import decode_image
 
 CLASS_LISTS = [["dog", "cat"], ["sea_animal", "Real World", "a"], ["x"], [f"class {n}" for n in range(65)]]
 

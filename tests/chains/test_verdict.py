@@ -1,7 +1,6 @@
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, render_chain
-from rdmldg_ray.chains.verdict import Verdict, judge_text
+from rdmldg_ray.chains.format import STAGES, Verdict, judge_text, render_chain
 
 
 def chain(conclusion):

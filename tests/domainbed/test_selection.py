@@ -1,5 +1,4 @@
 import pytest
-import sweep_records as made
 
 from rdmldg_ray.domainbed.selection import (
     METHODS,
@@ -14,6 +13,7 @@ from rdmldg_ray.domainbed.selection import (
     select_single_source,
     training_domain,
 )
+from tests.helpers import sweep_records as made
 
 
 def record(test_envs, step, *accuracies, **args):

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from rdmldg_ray.config.schema import ModelConfig
 from rdmldg_ray.engines.engine import EngineLostError, _disk_named
 from rdmldg_ray.models.loading import load_base, save_published
-from rdmldg_ray.settings import ModelConfig
 
 
 @pytest.fixture

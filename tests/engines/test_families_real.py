@@ -13,22 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from rdmldg_ray.config import load_config
+from rdmldg_ray.config.load import load_config
 from rdmldg_ray.engines.pool import engine_environment
+from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 TORCHVISION = Path(sys.prefix) / "torchvision-for-tests"
 
 
 @pytest.mark.skipif(not TORCHVISION.is_dir(), reason=f"no torchvision in {TORCHVISION}; see the Makefile")
 @pytest.mark.parametrize("family", ["internvl", "llava", "qwen2_5_vl"])
 def test_an_engine_takes_the_familys_adapter_and_answers(family, tmp_path):
-    paths = [HERE / "torchvision_site", HERE, HERE.parent, TORCHVISION, HERE.parents[1]]
+    paths = [ROOT / "tests/helpers/torchvision_site", TORCHVISION, ROOT]
     environment = os.environ | engine_environment(load_config("demo").engines)
     environment |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, HERE / "family_engine.py", family, tmp_path]
+    command = [sys.executable, "-m", "tests.helpers.family_engine", family, tmp_path]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])

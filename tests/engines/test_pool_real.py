@@ -4,23 +4,23 @@ import json
 import os
 import shutil
 
-import adapters
-import mini
 import psutil
 import pyarrow as pa
 import pytest
 import ray
 from rich.console import Console
 
-from rdmldg_ray.config import load_config
-from rdmldg_ray.domainbed.samples import read_dataset_info
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.engines.engine import EngineError, Request
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.parity import ParityError
-from rdmldg_ray.pipeline import Pipeline
+from rdmldg_ray.runs.pipeline import Pipeline
 from rdmldg_ray.sarr.round import generate_round
 from rdmldg_ray.storage import join, read_images, read_table, write_table
+from tests.helpers import adapters
+from tools import mini
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.domainbed.view import sample_index
+from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.evaluation.clip import Clip, embed_samples
 
 

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rdmldg_ray.config import load_config
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.evaluation.probe import Probe, probe
-from rdmldg_ray.images import decode_image
 from rdmldg_ray.mtct.collate import MicroBatch
-from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
+from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_embeddings_have_unit_length_and_depend_on_what_is_embedded(measured, ro
 
 
 def test_a_model_is_measured_on_the_samples_of_an_index(config, info, store, rows):
-    from rdmldg_ray.domainbed.view import sample_index
+    from rdmldg_ray.datasets.index import sample_index
 
     index = sample_index(store, info, ["flat"]).slice(0, 2)
     samples = index.append_column("chain", pa.array([rows[0]["chain"]] * 2))

@@ -2,13 +2,13 @@
 
 import json
 
-import families
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from rdmldg_ray.config.schema import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.models.loading import (
     add_lora,
@@ -19,7 +19,7 @@ from rdmldg_ray.models.loading import (
     save_trained,
     train_parts,
 )
-from rdmldg_ray.settings import LoraConfig, ModelConfig
+from tests.helpers import families
 
 MODEL_TYPES = sorted(set(FAMILIES) - {"smolvlm"})
 

@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rdmldg_ray.config.schema import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.loading import (
@@ -14,7 +15,6 @@ from rdmldg_ray.models.loading import (
     save_merged,
     save_trained,
 )
-from rdmldg_ray.settings import LoraConfig, ModelConfig
 
 FLOAT32 = ModelConfig(dtype="float32")
 MODULES = {"vision": "vision_model", "connector": "connector", "decoder": "text_model"}
@@ -22,7 +22,7 @@ MODULES = {"vision": "vision_model", "connector": "connector", "decoder": "text_
 
 @pytest.fixture(scope="module")
 def inputs(prompts, png):
-    from rdmldg_ray.images import decode_image
+    from rdmldg_ray.datasets.images import decode_image
 
     return dict(
         prompts.processor(
@@ -126,7 +126,7 @@ def test_plain_transformers_reads_a_merged_export_with_the_same_outputs(
 
 def test_a_merged_export_has_the_bases_processor_and_end_of_turn(adapted, random_base, inputs, tmp_path, png):
     from rdmldg_ray.chains.pathways import PathwayPrompts
-    from rdmldg_ray.images import decode_image
+    from rdmldg_ray.datasets.images import decode_image
 
     adapted.save_pretrained(tmp_path / "adapter")
     save_merged(random_base, tmp_path / "adapter", FLOAT32, tmp_path / "merged")

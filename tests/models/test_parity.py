@@ -3,8 +3,8 @@ import math
 import pyarrow as pa
 import pytest
 
+from rdmldg_ray.config.schema import EnginesConfig
 from rdmldg_ray.models.parity import ParityError, check_parity, parity_tolerance
-from rdmldg_ray.settings import EnginesConfig
 
 KNOWN = pa.table({"id": ["a", "b"], "logprobs": [[-1.0, -2.0], [-3.0]]})
 

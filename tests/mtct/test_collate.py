@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from rdmldg_ray.config.schema import PathwayWeights
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
-from rdmldg_ray.settings import PathwayWeights
 
 PIXELS = "pixel_values"
 

@@ -1,13 +1,13 @@
 """Shared prefix and sequences of their own agree in every supported family."""
 
-import families
 import pytest
 import torch
 from torch.nn import functional
 
 from rdmldg_ray.models.families import FAMILIES
-from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses
+from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
+from tests.helpers import families
 
 QUESTIONS = [[10, 11, 12], [13, 14, 15, 16, 17]]
 LABELS = [[20, 21, 1], [22, 1]]

@@ -3,7 +3,6 @@
 import importlib
 import shutil
 
-import families
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,8 +12,9 @@ from transformers import AutoModelForImageTextToText, LlavaConfig
 
 from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
-from rdmldg_ray.mtct.layout import Branch, additive_mask, lay_out
 from rdmldg_ray.mtct.loss import DIRECT, REASONING
+from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
+from tests.helpers import families
 
 EVERY_FAMILY = pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"smolvlm"}))
 

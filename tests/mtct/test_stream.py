@@ -4,16 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import s3_counter
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.store import read_chains
-from rdmldg_ray.domainbed.samples import read_dataset_info, samples_location, write_iconbed
-from rdmldg_ray.domainbed.view import sample_index, take_part
+from rdmldg_ray.datasets.builtin.iconbed import write_iconbed
+from rdmldg_ray.datasets.index import sample_index, take_part
+from rdmldg_ray.datasets.schema import read_dataset_info, samples_location
+from tests.helpers import s3_counter
+from tests.helpers.repository import ROOT
 
 SOURCES, HELD_OUT = ("flat", "gradient", "sketch"), "paint"
 
@@ -21,11 +22,11 @@ SOURCES, HELD_OUT = ("flat", "gradient", "sketch"), "paint"
 STREAM = """
 import json, sys
 from rdmldg_ray.chains.attach import attach_chains
-from rdmldg_ray.config import Config
-from rdmldg_ray.settings import TrainingConfig
-from rdmldg_ray.ray_session import ray_session
-import test_stream
-from rdmldg_ray.mtct.schedule import BatchPlan
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.config.schema import TrainingConfig
+from rdmldg_ray.runtime.session import ray_session
+from tests.mtct import test_stream
+from rdmldg_ray.mtct.batching import BatchPlan
 with ray_session(Config(storage=sys.argv[1])):
     from rdmldg_ray.mtct.stream import training_stream
     wanted = test_stream.training_set(sys.argv[1])
@@ -92,9 +93,7 @@ def test_the_stream_reads_every_source_image_and_nothing_of_the_held_out_domain(
     root, counts = counted
     wanted = training_set(root)["id"].to_pylist()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # For this module, and for those that it imports.
-    folders = [str(Path(__file__).parent), str(Path(s3_counter.__file__).parent)]
-    environment["PYTHONPATH"] = os.pathsep.join(folders)
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", STREAM, root], env=environment, capture_output=True, text=True, timeout=200
     )

@@ -1,7 +1,7 @@
 import pytest
 
 from rdmldg_ray import storage
-from rdmldg_ray.config import load_config
+from rdmldg_ray.config.load import load_config
 from rdmldg_ray.mtct.tracking import check_tracking, start_trackers
 
 LOSSES = {1: 3.0, 2: 2.5, 3: 2.0}

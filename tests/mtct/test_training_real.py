@@ -5,7 +5,6 @@ import threading
 import time
 from pathlib import Path
 
-import mini
 import psutil
 import pytest
 import torch
@@ -13,11 +12,12 @@ from ray.util import placement_group_table
 from safetensors.torch import load_file
 
 from rdmldg_ray.chains.attach import attach_chains
-from rdmldg_ray.config import load_config
-from rdmldg_ray.domainbed.samples import chains_location, read_dataset_info
-from rdmldg_ray.domainbed.view import sample_index
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import chains_location, read_dataset_info
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.storage import read_table
+from tools import mini
 
 pytestmark = pytest.mark.slow
 

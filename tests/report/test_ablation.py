@@ -1,5 +1,5 @@
 from rdmldg_ray.report.ablation import ablation_table
-from rdmldg_ray.variants import ablation_rows
+from rdmldg_ray.sweeps.variants import ablation_rows
 
 
 def entry(**accuracy):

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from run_files import HOSTILE, write_run
 from typer.testing import CliRunner
 
 from rdmldg_ray.cli import app
+from rdmldg_ray.datasets.builtin.questions import write_iconbed_vqa
 from rdmldg_ray.report.gallery import make_gallery
-from rdmldg_ray.report.results import confusion, read_run
+from rdmldg_ray.runs.results import confusion, read_run
 from rdmldg_ray.storage import delete_folder, join, write_bytes
-from rdmldg_ray.vqa.iconbed import write_iconbed_vqa
+from tests.helpers.run_files import HOSTILE, write_run
 
 pytest.importorskip("matplotlib")
 

@@ -1,5 +1,4 @@
 import pytest
-import sweep_records as made
 
 from rdmldg_ray.domainbed.selection import METHODS
 from rdmldg_ray.report.protocol import (
@@ -10,6 +9,7 @@ from rdmldg_ray.report.protocol import (
     mean_and_error,
     single_source_tables,
 )
+from tests.helpers import sweep_records as made
 
 # What DomainBed's own model_selection and collect_results make of the same records.
 DOMAINBED = {

@@ -1,8 +1,8 @@
 import pytest
 
 from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.config.schema import FilterConfig
 from rdmldg_ray.sarr.filter import is_hopeless, judge
-from rdmldg_ray.settings import FilterConfig
 
 CLASSES = ["dog", "dog_house", "sea_animal"]
 OPEN = FilterConfig()

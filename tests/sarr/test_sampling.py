@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.config.schema import FilterConfig, SarrConfig
 from rdmldg_ray.engines.engine import ANSWER_SCHEMA
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA, judge_answers
 from rdmldg_ray.sarr.sampling import draw_candidates
-from rdmldg_ray.settings import FilterConfig, SarrConfig
 
 CLASSES = ["cat", "dog"]
 SAMPLES = pa.table(

@@ -2,9 +2,9 @@ import pyarrow as pa
 import pytest
 
 from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.config.schema import FilterConfig, SarrConfig
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
 from rdmldg_ray.sarr.selection import select_chains, write_candidates
-from rdmldg_ray.settings import FilterConfig, SarrConfig
 from rdmldg_ray.storage import read_table
 
 CLASSES = ["cat", "dog"]

@@ -14,11 +14,11 @@ import torch
 from torch.nn import functional as F
 from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 
-from tiny_base import parallel, vision, yardstick
-from tiny_base import pictures as drawings
-from tiny_base.model import END, IMAGE_TOKENS
-from tiny_base.pictures import Picture
-from tiny_base.text import Texts
+from tools.tiny_base import parallel, vision, yardstick
+from tools.tiny_base import pictures as drawings
+from tools.tiny_base.model import END, IMAGE_TOKENS
+from tools.tiny_base.pictures import Picture
+from tools.tiny_base.text import Texts
 
 BATCH = 32
 # What a kind of task weighs; a chain's loss is the mean of some 75 tokens, most of them easy.

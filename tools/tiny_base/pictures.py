@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tiny_base import sources
+from tools.tiny_base import sources
 
 SIZE = 96  # pixels, width and height of a picture
 _MARGIN = 4  # pixels of white around the drawing, as in IconBed

@@ -1,6 +1,6 @@
 """Pre-train the tiny base model that ships in ``rdmldg_ray/models/tiny_base``, from drawings to weights.
 
-    python tools/tiny_base/pretrain.py --out /tmp/tiny_base
+    python -m tools.tiny_base.pretrain --out /tmp/tiny_base
 
 Three parts, each resumed from its checkpoint in the cache folder: pictures (download, render, the
 teacher's features), vision (the encoder alone), join (encoder and decoder on questions about
@@ -17,11 +17,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tiny_base import join, model, parallel, pictures, teacher, text, vision, yardstick
 
 import rdmldg_ray
+from tools.tiny_base import join, model, parallel, pictures, teacher, text, vision, yardstick
 
-ICONBED = Path(rdmldg_ray.__file__).parent / "domainbed/iconbed/iconbed.parquet"
+ICONBED = Path(rdmldg_ray.__file__).parent / "datasets/builtin/iconbed_data/iconbed.parquet"
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from rdmldg_ray.chains.prompts import direct_prompt, reasoning_prompt
-from rdmldg_ray.chains.rules import write_chain
-from tiny_base.pictures import Picture
+from tools.iconbed.rule_teacher import write_chain
+from tools.tiny_base.pictures import Picture
 
 NAME_QUESTION = "What is this?"
 # Unicode's subgroups that are IconBed's classes, or contain them, never serve as options.

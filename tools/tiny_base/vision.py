@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
-from tiny_base import parallel, yardstick
-from tiny_base import pictures as drawings
-from tiny_base.model import PATCH
-from tiny_base.pictures import Picture
+from tools.tiny_base import parallel, yardstick
+from tools.tiny_base import pictures as drawings
+from tools.tiny_base.model import PATCH
+from tools.tiny_base.pictures import Picture
 
 BATCH = 128
 WORD_COUNT = 4  # a keyword must belong to this many drawings to be a goal

@@ -1,0 +1,273 @@
+"""Times a training step on a GPU, at InternVL3's true sizes: in one run, alternating.
+
+    python -m benchmarks.bench_mtct_gpu --sizes 1b,2b,8b > gpu.json
+
+Weights are random and tokens are too, which changes no time; so nothing is downloaded. On every step each
+variant trains the paper's LoRA in bfloat16 on the same images of 256 tokens with a question of 65 options
+and chains of about 300 tokens:
+
+    shared    both pathways in one sequence, with a dense mask
+    flex      the same by FlexAttention
+    two_pass  a forward and backward pass for labels, another for chains
+
+A step's time is that of forward, backward, clipping and optimizer, in one process without DeepSpeed. MFU is
+what training logs: operations that the model needs for the tokens, padding left out, over the device's peak.
+Attention counts as if it were not masked, for all variants alike. ``grad_rel_err`` is the relative difference
+of gradients to those of two passes, in bfloat16.
+
+This has not been run on a GPU yet. Without one it runs, but for ``flex``, as ``--sizes tiny`` shows.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+
+from rdmldg_ray.config.schema import LoraConfig
+from rdmldg_ray.models.families import FAMILIES
+from rdmldg_ray.models.loading import add_lora
+from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
+from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
+from rdmldg_ray.mtct.metrics import passes_of, peak_flops
+from rdmldg_ray.mtct.shared_prefix import Branch, Layout, additive_mask, lay_out
+
+IMAGE_SIZE, IMAGE_TOKENS, IMAGE_TOKEN = 448, 256, 5
+# As many tokens as the prompts have with 65 class names, and as many as a label and a chain.
+QUESTION, DIRECT_TAIL, REASONING_TAIL, LABEL, CHAIN = 230, 8, 16, 4, (240, 360)
+# FlexAttention compiles anew for the first few lengths.
+WARM_UP = 3
+GIB = 2**30
+
+# Qwen2.5's decoders. The vision encoder is InternViT-300M in all, transformers' default.
+DECODERS = {
+    "tiny": (64, 128, 2, 4, 2),
+    "1b": (896, 4864, 24, 14, 2),
+    "2b": (1536, 8960, 28, 12, 2),
+    "8b": (3584, 18944, 28, 28, 4),
+}
+
+
+def model_config(size: str) -> PreTrainedConfig:
+    """The config of an InternVL3, or of a tiny one."""
+    hidden, intermediate, layers, heads, key_heads = DECODERS[size]
+    text = {
+        "model_type": "qwen2",
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "vocab_size": 1000 if size == "tiny" else 151674,
+        "tie_word_embeddings": False,
+    }
+    vision: dict[str, Any] = {"attention_bias": True}
+    if size == "tiny":
+        vision |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    return AutoConfig.for_model(
+        "internvl",
+        text_config=text,
+        vision_config=vision,
+        image_token_id=IMAGE_TOKEN,
+        tie_word_embeddings=False,
+    )
+
+
+@dataclass
+class Timings:
+    """What was measured of a variant, by step; memory on a GPU only."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_gib: list[float] = field(default_factory=list)
+    flops: list[float] = field(default_factory=list)
+    """Operations that the model needs for a step."""
+
+    def summary(self, images: int, peak: float | None) -> dict[str, Any]:
+        """Medians of the steps after warming up, and MFU over all of them."""
+        seconds = statistics.median(self.seconds[WARM_UP:])
+        busy = sum(self.flops[WARM_UP:]) / sum(self.seconds[WARM_UP:])
+        return {
+            "step_s": round(seconds, 4),
+            "samples_per_s": round(images / seconds, 3),
+            "mfu": round(busy / peak, 4) if peak else None,
+            "peak_gib": round(statistics.median(self.peak_gib[WARM_UP:]), 2) if self.peak_gib else None,
+        }
+
+
+class Bench:
+    """One model, and the variants of its step."""
+
+    def __init__(self, size: str, images: int, checkpointing: bool, device: str):
+        self.device, self.images = torch.device(device), images
+        torch.manual_seed(0)
+        with self.device:
+            self.plain = AutoModelForImageTextToText.from_config(
+                model_config(size), dtype=torch.bfloat16, attn_implementation="sdpa"
+            )
+        self.parameters = self.plain.num_parameters()
+        if checkpointing:
+            self.plain.gradient_checkpointing_enable({"use_reentrant": False})
+        # Adapters in bfloat16 too, as DeepSpeed has them.
+        self.model = add_lora(self.plain, FAMILIES["internvl"], LoraConfig()).to(torch.bfloat16).train()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        for name, parameter in self.model.named_parameters():
+            if "lora_B" in name:  # at its start of zero, half of the gradients are
+                torch.nn.init.normal_(parameter, std=0.02)
+        self.optimizer = torch.optim.AdamW(self.trained, lr=5e-4)
+        on_gpu = self.device.type == "cuda"
+        self.variants = ["shared", "flex", "two_pass"] if on_gpu else ["shared", "two_pass"]
+        self.timings = {variant: Timings() for variant in self.variants}
+        self.rng = np.random.default_rng(0)
+
+    def batch(self) -> tuple[torch.Tensor, dict[str, list[Layout]]]:
+        """Pixels, and for each variant what its passes lay out."""
+        shape = (self.images, 3, IMAGE_SIZE, IMAGE_SIZE)
+        pixels = torch.randn(shape, device=self.device, dtype=torch.bfloat16)
+        # All rows have the same question, as all images of a data set have.
+        prefix = [IMAGE_TOKEN] * IMAGE_TOKENS + self._tokens(QUESTION)
+        direct_tail, reasoning_tail = self._tokens(DIRECT_TAIL), self._tokens(REASONING_TAIL)
+        direct = [[Branch(DIRECT, direct_tail, self._tokens(LABEL))] for _ in range(self.images)]
+        reasoning = [
+            [Branch(REASONING, reasoning_tail, self._tokens(int(self.rng.integers(*CHAIN))))]
+            for _ in range(self.images)
+        ]
+        prefixes = [prefix] * self.images
+        both = lay_out(prefixes, [a + b for a, b in zip(direct, reasoning, strict=True)], pad_id=0)
+        alone = [lay_out(prefixes, one, pad_id=0) for one in (direct, reasoning)]
+        return pixels, {"shared": [both], "flex": [both], "two_pass": alone}
+
+    def _tokens(self, count: int) -> list[int]:
+        return list(map(int, self.rng.integers(100, 1000, count)))
+
+    def loss(self, pixels: torch.Tensor, layout: Layout, variant: str) -> torch.Tensor:
+        """Mean of the samples' losses; a single pathway is a plain causal sequence with a plain mask."""
+        segments = layout.segments.to(self.device)
+        match variant:
+            case "shared":
+                mask: Any = additive_mask(segments, torch.bfloat16)
+            case "flex":
+                mask = block_mask(segments)
+            case "two_pass":
+                mask = segments.ge(0).long()
+        logits = self.model(
+            input_ids=layout.input_ids.to(self.device),
+            position_ids=layout.position_ids.to(self.device),
+            attention_mask=mask,
+            logits_to_keep=layout.keep.to(self.device),
+            pixel_values=pixels,
+            use_cache=False,
+        ).logits
+        targets, pathway = layout.targets.to(self.device), layout.target_pathway.to(self.device)
+        return pathway_losses(logits, targets, pathway, "sum").weighted_sum(1.0, 1.0) / self.images
+
+    def round(self) -> None:
+        """A step of each variant on the same images."""
+        pixels, layouts = self.batch()
+        for variant in self.variants:
+            timings = self.timings[variant]
+            timings.flops.append(sum(self._needed(pixels, layout, variant) for layout in layouts[variant]))
+            self._choose(variant)
+            started = self._start()
+            self._backward(pixels, layouts[variant], variant)
+            torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+            self.optimizer.step()
+            self._finish(started, timings)
+            self.optimizer.zero_grad()
+
+    def gradient_errors(self) -> dict[str, float]:
+        """Relative differences of the variants' gradients to those of two passes."""
+        pixels, layouts = self.batch()
+        found = {}
+        for variant in self.variants:
+            self._choose(variant)
+            self._backward(pixels, layouts[variant], variant)
+            found[variant] = torch.cat([p.grad.flatten().float() for p in self.trained if p.grad is not None])
+            self.optimizer.zero_grad()
+        plain = found.pop("two_pass")
+        return {variant: float((ours - plain).norm() / plain.norm()) for variant, ours in found.items()}
+
+    def _backward(self, pixels: torch.Tensor, layouts: list[Layout], variant: str) -> None:
+        for layout in layouts:
+            self.loss(pixels, layout, variant).backward()
+
+    def _choose(self, variant: str) -> None:
+        self.plain.set_attn_implementation("sdpa")
+        if variant == "flex":
+            use_flex_attention(self.plain)
+
+    def _needed(self, pixels: torch.Tensor, layout: Layout, variant: str) -> float:
+        # Torch's counter does not get through FlexAttention, which needs what the dense mask needs.
+        counted = "shared" if variant == "flex" else variant
+        self._choose(counted)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.loss(pixels, layout, counted)
+        real = float(layout.segments.ge(0).float().mean())
+        return passes_of(self.model) * counter.get_total_flops() * real
+
+    def _start(self) -> float:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _finish(self, started: float, timings: Timings) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            timings.peak_gib.append(torch.cuda.max_memory_allocated() / GIB)
+        timings.seconds.append(time.perf_counter() - started)
+
+
+def measure(size: str, images: int, rounds: int, checkpointing: bool, device: str) -> dict[str, Any]:
+    """All variants of one size."""
+    bench = Bench(size, images, checkpointing, device)
+    errors = bench.gradient_errors()
+    for _ in range(WARM_UP + rounds):
+        bench.round()
+    peak = peak_flops(torch.cuda.get_device_name()) if bench.device.type == "cuda" else None
+    results = {variant: t.summary(images, peak) for variant, t in bench.timings.items()}
+    [layout] = bench.batch()[1]["shared"]
+    return {
+        "parameters": bench.parameters,
+        "images": images,
+        "gradient_checkpointing": checkpointing,
+        "tokens_per_image": round(int(layout.segments.ge(0).sum()) / images, 1),
+        "prefix_tokens": int((layout.segments[0] == 0).sum()),
+        "grad_rel_err": errors,
+        **results,
+        **{
+            f"{variant}_over_shared": round(result["step_s"] / results["shared"]["step_s"], 3)
+            for variant, result in results.items()
+            if variant != "shared"
+        },
+    }
+
+
+def main() -> int:
+    """Print one JSON object, ``sizes.<size>.<variant>``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sizes", default="1b,2b,8b", help=f"of {', '.join(DECODERS)}, separated by commas")
+    parser.add_argument("--images", type=int, default=4, help="in a step")
+    parser.add_argument("--rounds", type=int, default=10, help="steps of each variant, after warming up")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="as the setting")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = {}
+    for size in args.sizes.split(","):
+        sizes[size] = measure(size, args.images, args.rounds, args.gradient_checkpointing, device)
+        print(size, json.dumps(sizes[size]), file=sys.stderr)
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    print(json.dumps({"torch": torch.__version__, "device": name, "sizes": sizes}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

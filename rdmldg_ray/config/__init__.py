@@ -1,0 +1,1 @@
+"""Typed settings, and how recipes and overrides become a config."""

@@ -1,0 +1,1 @@
+"""Samples on storage: schema, images, index, ingest, and the embedded data sets."""

@@ -1,0 +1,31 @@
+"""The data sets that are in the package, by name."""
+
+from rdmldg_ray.datasets.builtin import questions
+from rdmldg_ray.datasets.builtin.iconbed import iconbed_info, write_iconbed
+from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.domainbed.catalogue import ICONBED
+
+_EMBEDDED = {
+    ICONBED.name: (iconbed_info, write_iconbed),
+    questions.NAME: (questions.iconbed_vqa_info, questions.write_iconbed_vqa),
+}
+
+
+def is_embedded(name: str) -> bool:
+    """Whether the package has a data set of that name, with chains of the teacher of rules."""
+    return name in _EMBEDDED
+
+
+def embedded_info(name: str) -> DatasetInfo:
+    """What an embedded data set holds, whether it is on storage or not."""
+    return _EMBEDDED[name][0]()
+
+
+def write_embedded(root: str, name: str) -> None:
+    """Lay a data set down on storage if it is an embedded one and not there yet.
+
+    Raises:
+        ValueError: when the storage cannot be written.
+    """
+    if name in _EMBEDDED:
+        _EMBEDDED[name][1](root)

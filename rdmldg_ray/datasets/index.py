@@ -1,0 +1,77 @@
+"""What a stage may see of a data set: an index of the samples of the domains it is given.
+
+Training and generation get an index of the source domains only. The held-out domain's files are
+never opened for it, not even for their metadata.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pyarrow as pa
+
+from rdmldg_ray.datasets.schema import DatasetInfo, index_location, question_columns, samples_location
+from rdmldg_ray.domainbed.splits import split_indices
+from rdmldg_ray.storage import StorageError, join, list_files, read_table
+
+_COLUMNS = ["id", "label", "label_id", "domain", "index"]
+
+
+def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Table:
+    """One row for each sample of the given domains, without its image.
+
+    Columns: ``id``, ``label``, ``label_id``, ``domain``, ``index`` (in ImageFolder order within the
+    domain), those of ``samples.QUESTION_SCHEMA`` in a data set of questions, and where the image lies:
+    ``file``, ``row_group``, ``row``.
+
+    Raises:
+        ValueError: for a domain that the data set does not have.
+        StorageError: when a domain has no files.
+    """
+    tables = []
+    for domain in domains:
+        if domain not in info.environments:
+            raise ValueError(f"{info.name} has no domain '{domain}'; it has: {', '.join(info.environments)}")
+        folder = index_location(root, info.name, domain)
+        files = list_files(folder, ".parquet")
+        if not files:
+            raise StorageError(f"{folder}: no Parquet files here; write the data set again")
+        found = [_index_part(root, info.name, domain, file) for file in files]
+        if sum(map(len, found)) != info.counts[domain]:
+            raise StorageError(
+                f"{folder}: holds {sum(map(len, found))} samples, and dataset.json tells of "
+                f"{info.counts[domain]}; write the data set again"
+            )
+        tables += found
+    return pa.concat_tables(tables)
+
+
+def _index_part(root: str, name: str, domain: str, location: str) -> pa.Table:
+    index = read_table(location)
+    part = join(samples_location(root, name, domain), location.rsplit("/", 1)[-1])
+    columns = [*_COLUMNS, *question_columns(index)]
+    return index.select([*columns, "row_group", "row"]).add_column(
+        len(columns), "file", pa.array([part] * len(index), pa.string())
+    )
+
+
+def base_classes(classes: Sequence[str]) -> list[str]:
+    """The classes that base-to-new generalization trains on: the first half, the middle one included."""
+    return list(classes[: (len(classes) + 1) // 2])
+
+
+def take_part(
+    index: pa.Table, info: DatasetInfo, part: Literal["in", "out"], trial_seed: int, holdout_fraction: float
+) -> pa.Table:
+    """The rows in DomainBed's ``in`` part (80 %) or ``out`` part (20 %) of each domain.
+
+    DomainBed splits what ImageFolder lists, readable or not: so does this, and rows that an ingest
+    rejected are missing from their part.
+    """
+    chosen = []
+    for number, domain in enumerate(info.environments):
+        rows = index.filter(pa.compute.equal(index["domain"], domain))
+        if len(rows):
+            kept, held = split_indices(info.size(domain), trial_seed, number, holdout_fraction)
+            wanted = pa.array(kept if part == "in" else held)
+            chosen.append(rows.filter(pa.compute.is_in(rows["index"], wanted)))
+    return pa.concat_tables(chosen)

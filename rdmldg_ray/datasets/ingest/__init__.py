@@ -1,0 +1,1 @@
+"""Bring archives, image folders and rows of questions to storage."""

@@ -1,0 +1,156 @@
+"""What an ingest will do: which files become samples, in which order, and in which parts."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from rdmldg_ray import storage
+from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, open_source
+from rdmldg_ray.datasets.ingest.image_folder import Layout, find_layout
+from rdmldg_ray.datasets.schema import PART, dataset_location, samples_location
+
+DEFAULT_MAX_REJECTS = 0.01
+
+# Part of a plan's hash: raise it when the same files are to be laid down in another way.
+_LAYOUT_VERSION = "1"
+_SHARD_BYTES = 32 * 1024 * 1024
+_SHARD_FILES = 2048
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REJECTS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The files of one part, a run of a domain's files in ImageFolder order."""
+
+    domain: str
+    number: int
+    """Of the part within the domain, from 0."""
+    first: int
+    """Index of the first file within the domain."""
+    files: Sequence[SourceFile]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where parts are written, and what they need to know of the data set."""
+
+    root: str
+    name: str
+    classes: tuple[str, ...]
+    prefix: str
+    """Of paths in the source, before the environment."""
+    questions: bool = False
+    """Whether each sample has a question of its own."""
+
+    def part(self, shard: Shard) -> str:
+        """Where a shard's samples are written."""
+        return storage.join(samples_location(self.root, self.name, shard.domain), PART.format(shard.number))
+
+    def rejects(self, shard: Shard | None = None) -> str:
+        """Where a shard's rejects are written; without a shard, the folder of all of them."""
+        folder = storage.join(dataset_location(self.root, self.name), "rejects")
+        return folder if shard is None else storage.join(folder, shard.domain, PART.format(shard.number))
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest will do."""
+
+    source: Source
+    target: Target
+    layout: Layout
+    rejects: Sequence[Reject]
+    """Files that are rejected unread."""
+    shards: Sequence[Shard]
+    content: str
+    """Hash of the listing."""
+    max_rejects: float
+
+    @property
+    def num_files(self) -> int:
+        """Files of the source, those rejected unread included."""
+        return sum(map(len, self.layout.environments.values())) + len(self.rejects)
+
+
+def plan_ingest(
+    location: str, root: str, dataset: str, max_rejects: float = DEFAULT_MAX_REJECTS
+) -> IngestPlan:
+    """List a source and plan its ingest; writes nothing.
+
+    Args:
+        location: a folder, a zip or a tar of ``<environment>/<class>/<file>``, local or on S3.
+        dataset: a name of the catalogue, whose folders are then checked, or any other.
+        max_rejects: largest share of files that may be rejected, between 0 and 1.
+
+    Raises:
+        ValueError: when the source is not such a tree, or not the data set of that name.
+    """
+    source = open_source(location)
+    files, unread = source.list()
+    layout = find_layout(location, files, dataset)
+    target = Target(root, dataset, layout.classes, layout.prefix)
+    return make_plan(source, target, layout, [*unread, *layout.rejects], max_rejects)
+
+
+def make_plan(
+    source: Source, target: Target, layout: Layout, rejects: Sequence[Reject], max_rejects: float
+) -> IngestPlan:
+    """The plan for what a source was found to hold; raises as ``plan_ingest``."""
+    if not _NAME.fullmatch(target.name):
+        raise ValueError(f"'{target.name}' is no name for a data set; use letters, digits and . _ -")
+    digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
+    for environment, files in layout.environments.items():
+        for file in files:
+            digest.update(f"{file.path}\0{file.size}\0{file.stamp}\n".encode())
+            if file.row is not None:
+                digest.update(f"{environment}\0{json.dumps(file.row)}\n".encode())
+    for reject in sorted(rejects, key=lambda reject: (reject.path, reject.reason)):
+        digest.update(f"{reject.path}\0{reject.reason}\n".encode())
+    plan = IngestPlan(
+        source=source,
+        target=target,
+        layout=layout,
+        rejects=rejects,
+        shards=list(_shards(layout)),
+        content=digest.hexdigest(),
+        max_rejects=max_rejects,
+    )
+    check_rejects(plan, len(rejects), (reject.message for reject in rejects))
+    return plan
+
+
+def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> None:
+    """Stop an ingest of which too much is rejected.
+
+    Raises:
+        ValueError: when the rejected files are more than the allowed share; it names the first few.
+    """
+    if rejected <= plan.max_rejects * plan.num_files:
+        return
+    shown = [f"  {message}" for message in islice(messages, _REJECTS_SHOWN)]
+    what = "rows" if plan.target.questions else "files"
+    raise ValueError(
+        "\n".join(
+            [
+                f"{plan.source.location}: {rejected} of {plan.num_files} {what} are rejected, more than the "
+                f"share of {plan.max_rejects:g} that is allowed:",
+                *shown,
+                "mend or remove them, or raise the share (--max-rejects)",
+            ]
+        )
+    )
+
+
+def _shards(layout: Layout) -> Iterator[Shard]:
+    for domain, files in layout.environments.items():
+        number = first = size = 0
+        for place, file in enumerate(files):
+            if place > first and (size + file.size > _SHARD_BYTES or place - first >= _SHARD_FILES):
+                yield Shard(domain, number, first, files[first:place])
+                number, first, size = number + 1, place, 0
+            size += file.size
+        yield Shard(domain, number, first, files[first:])

@@ -1,0 +1,228 @@
+"""Ingest: from a folder or an archive of images to a data set on storage.
+
+::
+
+    <root>/datasets/<name>/samples/<domain>/part-00000.parquet    SAMPLE_SCHEMA
+    <root>/datasets/<name>/index/<domain>/part-00000.parquet      INDEX_SCHEMA
+    <root>/datasets/<name>/rejects/...                            REJECT_SCHEMA
+    <root>/datasets/<name>/ingest.json                            which ingest the parts are of
+    <root>/datasets/<name>/dataset.json                           written last
+
+A plan divides the listed files into shards; each becomes one part, written whole, by a task of its own.
+So an ingest that was interrupted goes on with the parts that are missing, and memory holds as many shards
+as there are tasks at a time, however large the data set is.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from rdmldg_ray import storage
+from rdmldg_ray.datasets.images import ImageError, check_image
+from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, TarSource
+from rdmldg_ray.datasets.ingest.plan import IngestPlan, Shard, Target, check_rejects
+from rdmldg_ray.datasets.schema import (
+    QUESTION_SCHEMA,
+    SAMPLE_SCHEMA,
+    DatasetInfo,
+    dataset_location,
+    has_content,
+    info_location,
+    read_dataset_info,
+    write_samples,
+)
+from rdmldg_ray.runtime.remote import map_rows
+
+REJECT_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),  # within the source
+        ("domain", pa.string()),  # null where the path tells none
+        ("size", pa.int64()),  # bytes
+        ("reason", pa.string()),  # a short machine-readable word
+        ("message", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of a shard."""
+
+    domain: str
+    number: int
+    samples: int
+    rejects: int
+
+
+RunShards = Callable[[Source, Target, Sequence[Shard]], Iterable[ShardReport]]
+
+
+def is_ingested(plan: IngestPlan) -> bool:
+    """Whether the same files are on storage already, all of them."""
+    return has_content(info_location(plan.target.root, plan.target.name), plan.content)
+
+
+def ingest(
+    plan: IngestPlan,
+    replace_other: bool = False,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+    run_shards: RunShards | None = None,
+) -> DatasetInfo:
+    """Write the data set; does nothing when it is there, and goes on where an earlier attempt stopped.
+
+    Args:
+        replace_other: whether a data set of the same name with other content may be replaced.
+        progress: called with images done, all images, and a word on rejects.
+        run_shards: what runs ``write_shard`` over the shards; Ray Data by default, which must be
+            connected.
+
+    Raises:
+        ValueError: when there is another data set of that name, or more files are rejected than allowed.
+        StorageError: when the source cannot be read or the storage cannot be written.
+    """
+    target = plan.target
+    if is_ingested(plan):
+        return read_dataset_info(target.root, target.name)
+    _begin(plan, replace_other)
+    source = plan.source
+    unpacked = storage.join(dataset_location(target.root, target.name), "unpacked.tar")
+    if isinstance(source, TarSource) and source.needs_unpacking():
+        source = replace(source, unpacked=unpacked) if storage.exists(unpacked) else source.unpack(unpacked)
+
+    counts: Counter[str] = Counter()
+    rejected = len(plan.rejects)
+    done, total = 0, plan.num_files - rejected
+    for report in (run_shards or _run_on_ray)(source, target, plan.shards):
+        counts[report.domain] += report.samples
+        rejected += report.rejects
+        done += report.samples + report.rejects
+        check_rejects(plan, rejected, _reject_messages(target))
+        progress(done, total, f"{rejected} rejected")
+    storage.delete_file(unpacked)
+
+    info = DatasetInfo(
+        name=target.name,
+        environments=tuple(plan.layout.environments),
+        classes=target.classes,
+        counts={domain: counts[domain] for domain in plan.layout.environments},
+        sizes={domain: len(files) for domain, files in plan.layout.environments.items()},
+        questions=target.questions,
+    )
+    described = {**asdict(info), "content": plan.content, "source": plan.source.location}
+    storage.write_json(info_location(target.root, target.name), described)
+    storage.delete_file(_marker(target))
+    return info
+
+
+def read_rejects(root: str, name: str) -> pa.Table:
+    """The rejects of an ingest, in REJECT_SCHEMA; of any, also of one that stopped."""
+    folder = Target(root, name, (), "").rejects()
+    if not storage.list_files(folder, ".parquet"):
+        return REJECT_SCHEMA.empty_table()
+    return storage.read_table(folder)
+
+
+def _reject_messages(target: Target) -> Iterator[str]:
+    yield from read_rejects(target.root, target.name)["message"].to_pylist()
+
+
+def write_shard(source: Source, target: Target, shard: Shard) -> ShardReport:
+    """Read, check and write one shard; one that is written already is only counted."""
+    if storage.exists(target.part(shard)):
+        return ShardReport(
+            shard.domain,
+            shard.number,
+            _count_rows(target.part(shard)),
+            _count_rows(target.rejects(shard)) if storage.exists(target.rejects(shard)) else 0,
+        )
+    samples: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    # An archive is read from front to back, whatever the order of names.
+    order = sorted(range(len(shard.files)), key=lambda place: shard.files[place].offset)
+    contents = source.read(shard.files[place] for place in order)
+    for place, content in zip(order, contents, strict=True):
+        file = shard.files[place]
+        try:
+            if isinstance(content, ImageError):
+                raise content
+            samples.append(_sample(target, shard.domain, file, content, shard.first + place))
+        except ImageError as error:
+            rejects.append(Reject(file.path, file.size, error.reason, str(error)))
+    samples.sort(key=lambda sample: sample["index"])
+    # The part comes last: where it is, its rejects are too.
+    if rejects:
+        storage.write_table(target.rejects(shard), _reject_table(rejects, shard.domain))
+    schema = pa.schema([*SAMPLE_SCHEMA, *QUESTION_SCHEMA]) if target.questions else SAMPLE_SCHEMA
+    table = pa.Table.from_pylist(samples, schema=schema)
+    write_samples(target.root, target.name, shard.domain, shard.number, table)
+    return ShardReport(shard.domain, shard.number, len(samples), len(rejects))
+
+
+def _sample(target: Target, domain: str, file: SourceFile, data: bytes, index: int) -> dict[str, Any]:
+    path = file.path.removeprefix(target.prefix)
+    told = file.row or {"id": f"{target.name}/{path}", "label": path.split("/", 2)[1]}
+    width, height = check_image(file.path, data)
+    return {
+        **told,
+        "image": data,
+        "label_id": target.classes.index(told["label"]),
+        "domain": domain,
+        "index": index,
+        "width": width,
+        "height": height,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def _marker(target: Target) -> str:
+    return storage.join(dataset_location(target.root, target.name), "ingest.json")
+
+
+def _begin(plan: IngestPlan, replace_other: bool) -> None:
+    """Make room: parts that are there afterwards are of this plan."""
+    target = plan.target
+    info_file = info_location(target.root, target.name)
+    if storage.exists(info_file) and not replace_other:
+        raise ValueError(
+            f"{info_file}: there is a data set '{target.name}' with other content (other files, sizes or "
+            "times); choose another name or storage, or say that it is to be replaced (--replace)"
+        )
+    if has_content(_marker(target), plan.content):
+        return
+    # What says that the parts are whole goes first, what says whose they are comes last.
+    storage.delete_file(info_file)
+    storage.delete_file(_marker(target))
+    folder = dataset_location(target.root, target.name)
+    for stale in ("samples", "index"):
+        storage.delete_folder(storage.join(folder, stale))
+    storage.delete_folder(target.rejects())
+    storage.delete_file(storage.join(folder, "unpacked.tar"))
+    if plan.rejects:
+        table = _reject_table(plan.rejects, None)
+        storage.write_table(storage.join(target.rejects(), "unread.parquet"), table)
+    storage.write_json(_marker(target), {"content": plan.content, "source": plan.source.location})
+
+
+def _count_rows(location: str) -> int:
+    with storage.open_parquet(location) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def _reject_table(rejects: Sequence[Reject], domain: str | None) -> pa.Table:
+    return pa.Table.from_pylist([{**asdict(r), "domain": domain} for r in rejects], schema=REJECT_SCHEMA)
+
+
+def _run_on_ray(source: Source, target: Target, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+    write = partial(_write_shard_row, source=source, target=target)
+    for report in map_rows(write, [asdict(shard) for shard in shards]):
+        yield ShardReport(**report)
+
+
+def _write_shard_row(row: dict[str, Any], source: Source, target: Target) -> dict[str, Any]:
+    files = [SourceFile(**file) for file in row["files"]]
+    return asdict(write_shard(source, target, Shard(**{**row, "files": files})))

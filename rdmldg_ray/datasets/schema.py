@@ -1,0 +1,183 @@
+"""Data sets on storage: their schemas, where their files lie, and how samples are written.
+
+::
+
+    <root>/datasets/<name>/dataset.json                           written last
+    <root>/datasets/<name>/samples/<domain>/part-00000.parquet    SAMPLE_SCHEMA
+    <root>/datasets/<name>/index/<domain>/part-00000.parquet      INDEX_SCHEMA, of the same rows
+    <root>/datasets/<name>/chains/<source>/<domain>/part-00000.parquet    CHAIN_SCHEMA
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rdmldg_ray import storage
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # <dataset>/<domain>/<path within the domain's folder>
+        ("image", pa.binary()),  # encoded, as the file's bytes
+        ("label", pa.string()),
+        ("label_id", pa.int32()),  # place among the sorted classes
+        ("domain", pa.string()),
+        ("index", pa.int32()),  # place within the domain, in ImageFolder order
+        ("width", pa.int32()),  # pixels
+        ("height", pa.int32()),
+        ("sha256", pa.string()),  # of the image's bytes, hexadecimal
+    ]
+)
+# A data set of questions has these columns too, in samples and index: what is asked about the image, and
+# the options, of which the label is one. One of classes asks the same about every image, and lacks them.
+QUESTION_SCHEMA = pa.schema([("question", pa.string()), ("options", pa.list_(pa.string()))])
+# All but the image, and where in the part it lies: what a stage plans with, read in one go.
+INDEX_SCHEMA = pa.schema(
+    [
+        *(column for column in SAMPLE_SCHEMA if column.name != "image"),
+        ("row_group", pa.int32()),
+        ("row", pa.int32()),  # within the row group
+    ]
+)
+CHAIN_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # the sample's
+        ("candidate", pa.int32()),  # 0, 1, ... among the chains of a sample
+        ("text", pa.string()),
+        ("conclusion", pa.string()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # why it is not kept; null when it is
+        ("prompt_version", pa.string()),
+        ("model", pa.string()),
+    ]
+)
+
+# A group is what is read for any one of its images, and training takes them in random order; but each
+# group costs about 1 kB of metadata. So images of many kilobytes have a group each.
+_ROWS_PER_GROUP = 4
+_BYTES_PER_GROUP = 64 * 1024
+_INFO_FILE = "dataset.json"
+PART = "part-{:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set on storage holds.
+
+    Attributes:
+        environments: sorted.
+        classes: sorted.
+        counts: images in each environment.
+        sizes: files in each environment that ImageFolder would list, where that is more than its images
+            because some were rejected; they keep their places in the order.
+        questions: whether each sample has a question and options of its own; ``classes`` are then all
+            labels that occur.
+    """
+
+    name: str
+    environments: tuple[str, ...]
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    questions: bool = False
+
+    def size(self, domain: str) -> int:
+        """How many files ImageFolder would list in an environment: what DomainBed splits."""
+        return self.sizes.get(domain, self.counts[domain])
+
+
+def dataset_location(root: str, name: str) -> str:
+    """Where a data set lies."""
+    return storage.join(root, "datasets", name)
+
+
+def samples_location(root: str, name: str, domain: str) -> str:
+    """The folder of one domain's samples."""
+    return storage.join(dataset_location(root, name), "samples", domain)
+
+
+def index_location(root: str, name: str, domain: str) -> str:
+    """The folder of the index of one domain's samples; its files are called as those of the samples."""
+    return storage.join(dataset_location(root, name), "index", domain)
+
+
+def chains_location(root: str, name: str, source: str, domain: str | None = None) -> str:
+    """The folder of the chains that one source (a teacher, a model) wrote for a data set, or a domain."""
+    folder = storage.join(dataset_location(root, name), "chains", source)
+    return folder if domain is None else storage.join(folder, domain)
+
+
+def info_location(root: str, name: str) -> str:
+    """The file that says what a data set holds; it is there when, and only when, all of it is."""
+    return storage.join(dataset_location(root, name), _INFO_FILE)
+
+
+def read_dataset_info(root: str, name: str) -> DatasetInfo:
+    """What the data set on storage holds.
+
+    Raises:
+        ValueError: when it is missing or incomplete; the message names the file and the remedy.
+    """
+    location = info_location(root, name)
+    remedy = "ingest the data set again, or correct the storage path"
+    try:
+        value = storage.read_json(location)
+        return DatasetInfo(
+            name=value["name"],
+            environments=tuple(value["environments"]),
+            classes=tuple(value["classes"]),
+            counts={domain: int(value["counts"][domain]) for domain in value["environments"]},
+            sizes={domain: int(size) for domain, size in value.get("sizes", {}).items()},
+            questions=bool(value.get("questions", False)),
+        )
+    except storage.StorageError as error:
+        raise ValueError(f"{error}; {remedy}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{location}: does not describe a data set ({error!r}); {remedy}") from error
+
+
+def write_samples(root: str, name: str, domain: str, part: int, samples: pa.Table) -> None:
+    """Write one part of a domain's samples, and before it its index.
+
+    Args:
+        samples: a table of SAMPLE_SCHEMA, followed by QUESTION_SCHEMA in a data set of questions.
+    """
+    asked = QUESTION_SCHEMA if question_columns(samples) else []
+    assert samples.schema.equals(pa.schema([*SAMPLE_SCHEMA, *asked]))
+    size = pc.sum(pc.binary_length(samples["image"])).as_py() or 0
+    rows_per_group = max(1, min(_ROWS_PER_GROUP, _BYTES_PER_GROUP * len(samples) // max(1, size)))
+    places = [divmod(row, rows_per_group) for row in range(len(samples))]
+    index = samples.drop_columns(["image"])
+    for place, column in enumerate(("row_group", "row")):
+        index = index.append_column(column, pa.array([where[place] for where in places], pa.int32()))
+    storage.write_table(storage.join(index_location(root, name, domain), PART.format(part)), index)
+    codecs = {column: "none" if column == "image" else "zstd" for column in SAMPLE_SCHEMA.names}
+    sink = pa.BufferOutputStream()
+    # Images are compressed already, and no two are alike.
+    pq.write_table(
+        samples,
+        sink,
+        compression=codecs,
+        use_dictionary=False,
+        write_statistics=False,
+        row_group_size=rows_per_group,
+    )
+    location = storage.join(samples_location(root, name, domain), PART.format(part))
+    storage.write_bytes(location, sink.getvalue().to_pybytes())
+
+
+def question_columns(table: pa.Table) -> list[str]:
+    """Those of QUESTION_SCHEMA that a table of samples has: all, or none in a data set of classes."""
+    return [name for name in QUESTION_SCHEMA.names if name in table.column_names]
+
+
+def has_content(info_file: str, content: str) -> bool:
+    """Whether a data set's description is there and names this content."""
+    if not storage.exists(info_file):
+        return False
+    try:
+        return bool(storage.read_json(info_file)["content"] == content)
+    except (KeyError, TypeError, ValueError):
+        return False  # A broken or foreign description is mended by writing the data set again.

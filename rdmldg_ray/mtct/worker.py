@@ -1,0 +1,327 @@
+"""The training loop of one worker: DeepSpeed, from the first step to the last adapter.
+
+Imports what is heavy at the top: only Ray Train's worker processes import this module.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.train
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from transformers import get_scheduler
+
+from rdmldg_ray.chains.pathways import PathwayPrompts
+from rdmldg_ray.datasets.images import decode_image
+from rdmldg_ray.datasets.schema import question_columns
+from rdmldg_ray.models.families import family_of
+from rdmldg_ray.models.folder import model_folder
+from rdmldg_ray.models.loading import (
+    leave_out_tied,
+    load_base,
+    load_processor,
+    load_trained,
+    make_trainable,
+    plain_model,
+    save_trained,
+)
+from rdmldg_ray.models.parity import PARITY_FILE
+from rdmldg_ray.mtct.checks import check_finite, memory_explained
+from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
+from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
+from rdmldg_ray.mtct.job import TrainJob
+from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.metrics import Meter, describe, json_line
+from rdmldg_ray.mtct.positions import decoder_inputs
+from rdmldg_ray.mtct.safe_loading import weights_only
+from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
+from rdmldg_ray.mtct.tracking import StageTracker, start_trackers
+from rdmldg_ray.runtime.progress import ProgressFile
+from rdmldg_ray.storage import (
+    download_folder,
+    exists,
+    join,
+    read_bytes,
+    read_images,
+    upload_folder,
+    write_bytes,
+)
+
+_TAG = "deepspeed"
+
+
+class Worker:
+    """One rank: its model, its share of every batch, its shard of every checkpoint."""
+
+    def __init__(self, job: TrainJob):
+        self.job = job
+        self.rank = ray.train.get_context().get_world_rank()
+        self.world_size = ray.train.get_context().get_world_size()
+        assert self.world_size == job.plan.num_workers
+        self._flex = job.config.model.attention == "flex"
+        base = model_folder(job.config.model.path)
+        self.family = family_of(base)
+        torch.manual_seed(job.seed)
+        self.model = self._load_model(base)
+        leave_out_tied(self.model)
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.engine = self._initialize_deepspeed()
+        self.prompts = PathwayPrompts(load_processor(base), job.class_names, job.config.model.image_settings)
+        self.metrics_log = join(job.stage, "metrics.jsonl")
+        self.metrics: list[str] = []
+        self.progress = ProgressFile(job.stage) if self.rank == 0 else None
+        self.trackers: list[StageTracker] = []
+        self.leaving: set[str] = set()
+
+    def run(self) -> None:
+        """Train from the last checkpoint, if there is one, to the plan's end."""
+        step = self._resume()
+        total = self.job.plan.total_steps
+        # Torch's counter of operations does not get through FlexAttention.
+        self.meter = Meter(step, total, self.model, self.engine.device, countable=not self._flex)
+        if self.rank == 0:
+            self.trackers = start_trackers(self.job.config, self.job.stage, step)
+        for batch in self._batches(first_step=step):
+            assert (batch.step, batch.rank) == (step, self.rank), "the stream left the plan's order"
+            self.meter.data_arrived()
+            metrics = self._step(batch)
+            step += 1
+            self._log(step, metrics)
+            due = step % self.job.training.checkpoint_every == 0 or step == total
+            if self._new_notice() or due:
+                self._checkpoint(step, metrics)
+            self.meter.data_wanted()
+        assert step == total, f"the stream ended at step {step} of {total}"
+        self._write_outputs(self._known_logprobs())
+        for tracker in self.trackers:
+            tracker.close()
+
+    def _new_notice(self) -> bool:
+        """Whether a node of this stage's is about to be taken away, and was not the last time.
+
+        The same on every rank, which all ask after every step.
+        """
+        info = ray.train.get_preemption_info()
+        leaving = set(info.preempted_node_ids) if info else set()
+        new = bool(leaving - self.leaving)
+        self.leaving = leaving
+        return new
+
+    def _log(self, step: int, metrics: dict[str, float | None]) -> None:
+        self.metrics.append(json_line(metrics))
+        if self.progress:
+            total = self.job.plan.total_steps
+            line = describe(metrics)
+            print(f"step {step}/{total}: {line}", flush=True)
+            self.progress.write(step, total, line, last=step == total)
+        for tracker in self.trackers:
+            tracker.log(step, {name: value for name, value in metrics.items() if value is not None})
+
+    def _load_model(self, base: Path) -> Any:
+        config = self.job.config
+        model = load_base(base, config.model)
+        if self._flex:
+            use_flex_attention(model)
+        if config.workers.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.job.adapter is None:
+            return make_trainable(model, self.family, config.lora)
+        with tempfile.TemporaryDirectory() as folder:
+            local = download_folder(self.job.adapter, Path(folder))
+            return load_trained(model, self.family, config.lora, local)
+
+    def _initialize_deepspeed(self) -> Any:
+        training = self.job.training
+        # As configured, not as seen: Ray does not hide a node's GPUs from workers that asked for none.
+        on_gpu = self.job.config.workers.gpus_per_worker > 0
+        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
+        settings = {
+            "train_micro_batch_size_per_gpu": training.micro_batch_size,
+            "gradient_accumulation_steps": self.job.plan.accumulation,
+            "gradient_clipping": training.max_grad_norm,
+            "bf16": {"enabled": self.job.config.model.dtype == "bfloat16"},
+            "torch_autocast": {"enabled": self._mixed_precision(), "dtype": "bfloat16"},
+            "zero_optimization": {"stage": self.job.config.workers.zero_stage},
+            "optimizer": {
+                "type": "AdamW",
+                "params": {
+                    "lr": training.learning_rate,
+                    "weight_decay": training.weight_decay,
+                    # DeepSpeed's own Adam is a CUDA or AVX kernel that it compiles at first use.
+                    "torch_adam": not on_gpu,
+                },
+            },
+        }
+        total = self.job.plan.total_steps
+
+        def schedule(optimizer: Any) -> Any:
+            warmup = round(training.warmup_ratio * total)
+            # transformers' plain "constant" would ignore the warm-up.
+            name = "constant_with_warmup" if training.schedule == "constant" else training.schedule
+            return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
+
+        engine, *_ = deepspeed.initialize(
+            model=self.model, model_parameters=self.trainable, config=settings, lr_scheduler=schedule
+        )
+        engine.train()
+        return engine
+
+    def _mixed_precision(self) -> bool:
+        """The setting, or what suits the processors of all workers, which have to agree."""
+        setting = self.job.config.model.mixed_precision
+        if setting != "auto":
+            return setting
+        on_gpu = self.job.config.workers.gpus_per_worker > 0
+        native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu.get_capabilities().get("avx512_bf16")
+        everywhere = torch.tensor(
+            bool(native), dtype=torch.int32, device=get_accelerator().current_device_name()
+        )
+        dist.all_reduce(everywhere, dist.ReduceOp.MIN)
+        return bool(everywhere)
+
+    def _batches(self, first_step: int) -> Iterator[StepBatch]:
+        config = self.job.config
+        collate = MtctCollator(
+            self.prompts,
+            config.mtct.weights,
+            self.job.plan,
+            config.data.augment,
+            self.job.seed,
+            config.model.max_length,
+            first_step,
+        )
+        shard = ray.train.get_dataset_shard("train")
+        for batch in shard.iter_torch_batches(batch_size=1, prefetch_batches=2, collate_fn=collate):
+            if batch.step >= first_step:
+                yield batch
+
+    def _step(self, batch: StepBatch) -> dict[str, float | None]:
+        size = self.job.plan.step_size(batch.step)
+        weights = self.job.config.mtct.weights
+        learning_rate = self.engine.get_lr()[0]
+        seed_step(self.job.seed, batch.step, self.rank)
+        sums = torch.zeros(4, dtype=torch.float64)
+        for micro in batch.micro_batches:
+            segments = micro.layout.segments
+            with memory_explained(batch.step, micro.ids, segments.shape[1]):
+                with self.meter.forward(segments.numel()):
+                    losses = self._forward(micro)
+                check_finite(losses, batch.step, micro.ids)
+                # DeepSpeed divides by the number of forward passes and averages over workers; undoing
+                # both leaves the mean over the samples of the step, however they are cut.
+                scale = self.world_size * self.job.plan.accumulation / size
+                self.engine.backward(losses.weighted_sum(weights.direct, weights.reasoning) * scale)
+                self.engine.step()
+            tokens = segments.ge(0).sum().item()
+            sums += torch.tensor(
+                [losses.direct.sum().item(), losses.reasoning.sum().item(), tokens, segments.numel()]
+            )
+        dist.all_reduce(sums_on_device := sums.to(self.engine.device))
+        direct, reasoning, tokens, laid_out = sums_on_device.tolist()
+        return {
+            "step": batch.step,
+            "epoch": batch.epoch,
+            "loss_direct": direct / size,
+            "loss_reasoning": reasoning / size,
+            "learning_rate": learning_rate,
+            "tokens": tokens,
+            **self.meter.step_done(batch.step + 1, size, tokens, laid_out),
+        }
+
+    def _forward(self, micro: MicroBatch) -> PathwayLosses:
+        device, layout = self.engine.device, micro.layout
+        return pathway_losses(
+            self._logits(self.engine, micro),
+            layout.targets.to(device),
+            layout.target_pathway.to(device),
+            self.job.config.mtct.label_reduction,
+        )
+
+    def _logits(self, model: torch.nn.Module, micro: MicroBatch) -> torch.Tensor:
+        device, layout = self.engine.device, micro.layout
+        segments = layout.segments.to(device)
+        dtype = getattr(torch, self.job.config.model.dtype)
+        base = plain_model(self.model)
+        inputs = micro.model_inputs | decoder_inputs(self.family, base, layout, micro.model_inputs)
+        return model(
+            input_ids=layout.input_ids.to(device),
+            attention_mask=block_mask(segments) if self._flex else additive_mask(segments, dtype),
+            logits_to_keep=layout.keep.to(device),
+            use_cache=False,
+            **{name: value.to(device) for name, value in inputs.items()},
+        ).logits
+
+    def _checkpoint(self, step: int, metrics: dict[str, float | None]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            # The base is not ours to copy: what is trained and the optimizer's state only.
+            self.engine.save_checkpoint(
+                folder,
+                tag=_TAG,
+                client_state={"step": step},
+                exclude_frozen_parameters=True,
+            )
+            if self.rank == 0:
+                write_bytes(self.metrics_log, "".join(self.metrics).encode())
+            for tracker in self.trackers:
+                tracker.save()
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def _resume(self) -> int:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as folder, weights_only():
+            _, state = self.engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
+        step = int(state["step"])
+        if exists(self.metrics_log):
+            self.metrics = read_bytes(self.metrics_log).decode().splitlines(keepends=True)[:step]
+        return step
+
+    def _known_logprobs(self) -> pa.Table:
+        """The parity set with the log-probability of each chain token; all ranks take part."""
+        samples = self.job.parity_set
+        known = samples.select(["id", "chain", *question_columns(samples)])
+        known = known.append_column("image", pa.array(read_images(samples), pa.binary()))
+        self.engine.eval()
+        with torch.no_grad():
+            logprobs = [self._chain_logprobs(row) for row in known.to_pylist()]
+        return known.append_column("logprobs", pa.array(logprobs))
+
+    def _chain_logprobs(self, row: dict[str, Any]) -> list[float]:
+        prompts = self.prompts.asking(row)
+        encoded = prompts.encode([decode_image(row["id"], row["image"])])
+        branch = Branch(REASONING, prompts.reasoning_tail, prompts.target_ids(row["chain"]))
+        layout = lay_out(encoded.prefixes, [[branch]], prompts.processor.tokenizer.pad_token_id)
+        micro = MicroBatch([row["id"]], layout, encoded.model_inputs)
+        # Not through DeepSpeed, which would bring autocast with it: the engines compute in full.
+        logits = self._logits(self.engine.module, micro).float()
+        targets = layout.targets.to(logits.device)
+        scores: list[float] = logits.log_softmax(-1).gather(2, targets[..., None]).flatten().tolist()
+        return scores
+
+    def _write_outputs(self, known: pa.Table) -> None:
+        stage3 = self.job.config.workers.zero_stage == 3
+        # Every rank holds a part of ZeRO 3's parameters, so every rank takes part; rank 0 writes.
+        with deepspeed.zero.GatheredParameters(self.trainable, enabled=stage3):
+            if self.rank == 0:
+                with tempfile.TemporaryDirectory() as folder:
+                    save_trained(self.model, Path(folder))
+                    pq.write_table(known, Path(folder) / PARITY_FILE)
+                    upload_folder(Path(folder), join(self.job.stage, "adapter"))
+        dist.barrier()
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Set torch's generators for a step, of which dropout draws.
+
+    As a function of step and rank they need no place in a checkpoint: a stage that goes on drops what
+    it would have dropped.
+    """
+    torch.manual_seed(int(np.random.default_rng([seed, step, rank]).integers(2**63)))

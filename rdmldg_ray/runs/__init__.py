@@ -1,0 +1,1 @@
+"""A run: its layout on storage, its folds, and what they leave."""

@@ -1,0 +1,116 @@
+"""What the stages of a run see: source domains in training and generation, all domains in evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
+from rdmldg_ray.chains.store import read_chains
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.index import base_classes, sample_index, take_part
+from rdmldg_ray.datasets.schema import DatasetInfo, chains_location
+from rdmldg_ray.domainbed.folds import fold_domains
+from rdmldg_ray.runs.plan import Stage
+from rdmldg_ray.storage import join, list_files, read_table
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The data of a run's stages, as indices without images (``domainbed.view.sample_index``)."""
+
+    config: Config
+    info: DatasetInfo
+
+    @property
+    def run(self) -> str:
+        """Where the run's outputs lie."""
+        return join(self.config.storage, "runs", self.config.name)
+
+    def source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
+        """One part of the source domains; of the base classes alone, where the config says so."""
+        return self._trained_part(self._sources(held_out), part)
+
+    def evaluation_set(self, held_out: str) -> pa.Table:
+        """The sources' ``out`` parts and the whole held-out domain, with ``part`` and ``held_out``."""
+        data = self.config.data
+        target = sample_index(self.config.storage, self.info, fold_domains(held_out))
+        parts = [(self.source_index(held_out, "out"), "out", False)]
+        for part in ("in", "out"):
+            rows = take_part(target, self.info, part, data.trial_seed, data.holdout_fraction)
+            parts.append((rows, part, True))
+        return pa.concat_tables(
+            rows.append_column("part", pa.repeat(part, len(rows))).append_column(
+                "held_out", pa.repeat(is_target, len(rows))
+            )
+            for rows, part, is_target in parts
+        )
+
+    def probe_set(self, held_out: str) -> pa.Table:
+        """The ``out`` parts of all domains, with the teacher's chains."""
+        samples = self.evaluation_set(held_out).filter(pc.field("part") == "out")
+        return attach_chains(samples, *self._teacher_chains(self.info.environments))
+
+    def training_set(self, stage: Stage) -> tuple[pa.Table, int]:
+        """What a stage trains on, with a column ``chain``, and how many source images are not in it.
+
+        Raises:
+            ValueError: when there are no chains to train on, or one is not well-formed.
+        """
+        samples = self.source_index(stage.held_out, "in")
+        chosen = self._teacher_set(stage, samples) if stage.kind == "mtct" else self._own_set(stage, samples)
+        # In one piece: to take rows of a column of several puts them all together, each time.
+        return chosen.combine_chunks(), len(samples) - len(chosen)
+
+    def check_chains(self, stage: Stage) -> None:
+        """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``."""
+        if self.config.mtct.weights.reasoning == 0:
+            return
+        kept = 0
+        for domain in self._sources(stage.held_out):
+            samples = self._trained_part([domain], "in")
+            location = chains_location(self.config.storage, self.info.name, self.config.data.chains, domain)
+            for file in list_files(location, ".parquet"):
+                chains = read_table(file, CHAIN_COLUMNS)
+                kept += len(attach_chains(samples, chains, location, may_be_none=True))
+        if not kept:
+            self.training_set(stage)
+
+    def _trained_part(self, domains: Sequence[str], part: Literal["in", "out"]) -> pa.Table:
+        data = self.config.data
+        index = sample_index(self.config.storage, self.info, domains)
+        rows = take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
+        if data.classes == "base":
+            rows = rows.filter(pc.field("label").isin(base_classes(self.info.classes)))
+        return rows
+
+    def _teacher_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
+        if self.config.mtct.weights.reasoning == 0:  # labels only
+            return samples.append_column("chain", pa.repeat(pa.scalar("", pa.large_string()), len(samples)))
+        return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)))
+
+    def _own_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
+        location = join(self.run, stage.held_out, stage.model, "kept")
+        # A round that keeps no chain still trains, where its images are to be trained on something else.
+        may_be_none = self.config.sarr.without_chain != "drop"
+        own = attach_chains(samples, read_table(location, CHAIN_COLUMNS), location, may_be_none)
+        rest = samples.filter(pc.invert(pc.is_in(samples["id"], own["id"].combine_chunks())))
+        match self.config.sarr.without_chain:
+            case "teacher":
+                chains, location = self._teacher_chains(self._sources(stage.held_out))
+                return pa.concat_tables([own, attach_chains(rest, chains, location, may_be_none=True)])
+            case "labels":
+                no_chains = pa.nulls(len(rest), pa.large_string())
+                return pa.concat_tables([own, rest.append_column("chain", no_chains)])
+            case "drop":
+                return own
+
+    def _teacher_chains(self, domains: Sequence[str]) -> tuple[pa.Table, str]:
+        root, dataset, teacher = self.config.storage, self.info.name, self.config.data.chains
+        chains = read_chains(root, dataset, teacher, domains, CHAIN_COLUMNS)
+        return chains, chains_location(root, dataset, teacher)
+
+    def _sources(self, held_out: str) -> list[str]:
+        return [domain for domain in self.info.environments if domain not in fold_domains(held_out)]

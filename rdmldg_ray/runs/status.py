@@ -1,0 +1,99 @@
+"""How far a run is, from its storage alone: the same from any machine that reads it."""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.runs.plan import Stage, plan_stages
+from rdmldg_ray.runs.results import RunResults, read_run
+from rdmldg_ray.runtime.progress import PROGRESS_FILE
+from rdmldg_ray.storage import exists, join, read_json
+
+# Progress is written every second; one that is older tells of a run that was ended or waits.
+QUIET_S = 60.0
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage of a run.
+
+    Attributes:
+        done, total, text: what the stage last said of itself.
+        seconds: it took, when complete.
+        eta_s: seconds until it is done, when running.
+        quiet_s: since it last said something, when running.
+    """
+
+    name: str
+    status: Literal["complete", "running", "waiting"]
+    seconds: float | None = None
+    done: int | None = None
+    total: int | None = None
+    text: str = ""
+    eta_s: float | None = None
+    quiet_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A whole run; ``eta_s`` is None while some kind of stage has not been seen yet."""
+
+    name: str
+    location: str
+    complete: bool
+    stages: list[StageStatus]
+    eta_s: float | None
+
+
+def run_status(root: str, name: str) -> RunStatus:
+    """The status of a run of a name.
+
+    Raises:
+        StorageError: when there is none.
+    """
+    run = read_run(root, name)
+    # Runs are copied from place to place; the data set is where the run is.
+    stages = plan_stages(run.config, read_dataset_info(root, run.config.data.dataset))
+    remaining = [stage for stage in stages if stage.name not in run.state]
+    current = remaining[0] if remaining else None
+    found = [_stage_status(run, stage, stage == current) for stage in stages]
+    return RunStatus(name, run.location, not remaining, found, _eta(stages, found, run.state))
+
+
+def _stage_status(run: RunResults, stage: Stage, current: bool) -> StageStatus:
+    if stage.name in run.state:
+        return StageStatus(stage.name, "complete", seconds=run.state[stage.name]["seconds"])
+    file = join(run.location, stage.name, PROGRESS_FILE)
+    if not current or not exists(file):
+        return StageStatus(stage.name, "waiting")
+    progress = read_json(file)
+    quiet = max(0.0, time.time() - progress["written"]) if "written" in progress else None
+    return StageStatus(
+        stage.name,
+        "running",
+        done=progress["done"],
+        total=progress["total"],
+        text=progress["text"],
+        eta_s=progress.get("eta_s"),
+        quiet_s=quiet,
+    )
+
+
+def _eta(stages: list[Stage], found: list[StageStatus], state: dict[str, Any]) -> float | None:
+    """Seconds until the run is done: what remains takes as long as its like in other folds did."""
+    seen: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for stage in stages:
+        if stage.name in state:
+            seen[stage.kind, stage.model].append(state[stage.name]["seconds"])
+    total = 0.0
+    for stage, status in zip(stages, found, strict=True):
+        like = seen[stage.kind, stage.model]
+        if status.eta_s is not None:
+            total += status.eta_s
+        elif status.status != "complete":
+            if not like:
+                return None
+            total += sum(like) / len(like)
+    return total

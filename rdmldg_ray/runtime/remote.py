@@ -1,0 +1,62 @@
+"""Work outside the driver: a function in a Ray task, several at once, or one over rows by Ray Data."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_task(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call a function in a Ray worker, and return what it returns.
+
+    What the function takes of memory is the worker's. A table that it returns lies in the object store,
+    where it is read without a copy, and stays for as long as it is used. Ray must be connected.
+
+    Raises:
+        RayTaskError: when the function fails; it is also of the class of what was raised, and has that as
+            ``cause``.
+    """
+    import ray
+
+    # DEFAULT, and not what a trial of Tune would hand down: its own placement group, which has no room.
+    task: Any = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_call)
+    result: T = ray.get(task.remote(function, arguments, named))
+    return result
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return function(*arguments, **named)
+
+
+def in_tasks(
+    function: Callable[..., T], calls: Sequence[tuple[Any, ...]], num_cpus: float, num_gpus: float
+) -> list[T]:
+    """Call a function with each tuple of arguments, as Ray tasks; returns their results in order."""
+    import ray
+
+    task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(function)
+    results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
+    return results
+
+
+def map_rows(
+    function: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Apply a function to each row by Ray Data, in a task of one core; yields the results as they come."""
+    import pyarrow as pa
+    import ray.data
+
+    # A block for each row makes a task for each.
+    blocks = [pa.Table.from_pylist([row]) for row in rows]
+    results = ray.data.from_arrow(blocks).map_batches(
+        partial(_map_block, function=function), batch_size=1, batch_format="pyarrow", num_cpus=1
+    )
+    yield from results.iter_rows()
+
+
+def _map_block(block: Any, function: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([function(row) for row in block.to_pylist()])

@@ -1,0 +1,104 @@
+"""Joining a Ray cluster, or starting one of our own on this machine's loopback."""
+
+import atexit
+import logging
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rdmldg_ray.config.schema import Config
+
+_CARRIED = ("AWS_", "HF_", "MLFLOW_", "WANDB_")
+_SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
+_LOGIN = re.compile("://[^/]*@")  # a URL with a user's name or password
+
+
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    # Fractions of a core are meant; Ray need not warn that more workers than cores run.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+}
+# Work of hours is not to end with a minute of S3's: twelve tries take about that long. Before Ray is there
+# few do, so that a wrong endpoint is told at once.
+_PATIENCE = {"AWS_MAX_ATTEMPTS": "12", "AWS_RETRY_MODE": "standard"}
+_OWN_CLUSTER_SETTINGS = {
+    # Despite its name it works everywhere: without it, Ray puts the network card's address in the
+    # place of 127.0.0.1 and its servers listen on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+}
+
+
+@contextmanager
+def ray_session(config: Config) -> Iterator[str]:
+    """Connect to Ray for the time of the block and yield the folder of its logs.
+
+    Inside a Ray job, or with ``RAY_ADDRESS`` set, that cluster is used. Otherwise a cluster is
+    started here that listens on loopback only, asks for a token of its own and reports no usage.
+    """
+    own = "RAY_ADDRESS" not in os.environ
+    _set_up_environment(own)
+    import ray
+    from ray.data import DataContext
+
+    context: Any = ray.init(
+        address=None if own else "auto",
+        dashboard_host="127.0.0.1",
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        runtime_env={"env_vars": _worker_environment(config)},
+    )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data = DataContext.get_current()
+    data.enable_progress_bars = False
+    data.target_max_block_size = 16 * 1024 * 1024
+    try:
+        yield f"{context.address_info['session_dir']}/logs" if own else "with the cluster's own"
+    finally:
+        ray.shutdown()
+
+
+def _set_up_environment(own: bool) -> None:
+    """Set what the user has not set, for good: Ray reads these once in the life of a process."""
+    settings = _RAY_SETTINGS | _PATIENCE
+    # Where Ray is imported already it has read its settings, and others would only contradict them.
+    if own and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        settings |= _OWN_CLUSTER_SETTINGS | {"RAY_AUTH_TOKEN_PATH": _write_token()}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _write_token() -> str:
+    folder = Path(tempfile.mkdtemp(prefix="rdmldg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return str(path)
+
+
+def _worker_environment(config: Config) -> dict[str, str]:
+    """What workers on any node need and do not inherit from the driver.
+
+    Endpoint and region, but no secrets: whoever sees the dashboard sees these. Workers of a cluster
+    started here inherit the driver's credentials; elsewhere nodes have a role or secrets of their own.
+    """
+    chosen = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_CARRIED)
+        and not any(word in name for word in _SECRET)
+        and not _LOGIN.search(value)
+    }
+    chosen["TOKENIZERS_PARALLELISM"] = "false"
+    if config.workers.gpus_per_worker == 0:
+        chosen["DS_ACCELERATOR"] = "cpu"
+    return chosen

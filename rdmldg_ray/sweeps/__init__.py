@@ -1,0 +1,1 @@
+"""Ray Tune over runs: settings compared by validation accuracy."""

@@ -1,0 +1,249 @@
+"""Sweeps: Ray Tune over the pipeline, with stages shared between trials by content address.
+
+A trial is a run of its own, below ``<root>/runs``; what belongs to the sweep lies below
+``<root>/sweeps/<name>``: ``sweep.yaml``, the index of stages, Ray Tune's own state, and the results.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import yaml
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+
+from rdmldg_ray.config.load import ConfigError
+from rdmldg_ray.config.schema import Config, EnginesConfig
+from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.runs.plan import Stage, keeps_engines, plan_stages
+from rdmldg_ray.runs.stage_cache import SharingPipeline
+from rdmldg_ray.storage import as_uri, exists, join, read_bytes, read_json, write_bytes
+from rdmldg_ray.sweeps.space import Range, SweepSpace, count_evaluations, score, trial_row
+from rdmldg_ray.sweeps.variants import with_settings
+
+_TUNE_FOLDER = "tune"
+_LEASE_S = 60.0
+_DRIVER_CPUS = 0.05
+
+
+class Claims:
+    """Which trial holds which address: an actor, so that no stage is computed by two trials at once.
+
+    A claim runs out unless its holder renews it, so that a killed trial holds up nobody for long.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[str, float]] = {}
+
+    def take(self, address: str, holder: str) -> bool:
+        """Hold an address, or go on holding it; False while another does."""
+        now = time.monotonic()
+        current, until = self._held.get(address, (holder, 0.0))
+        if current != holder and until > now:
+            return False
+        self._held[address] = (holder, now + _LEASE_S)
+        return True
+
+    def release(self, address: str, holder: str) -> None:
+        """Let go of an address."""
+        if self._held.get(address, ("", 0.0))[0] == holder:
+            del self._held[address]
+
+
+@contextlib.contextmanager
+def claimed(claims: Any, address: str, holder: str) -> Iterator[None]:
+    """Hold an address for the time of the block, waiting until it is free.
+
+    Args:
+        claims: handle of a ``Claims`` actor.
+    """
+    while not ray.get(claims.take.remote(address, holder)):
+        time.sleep(1)
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(_LEASE_S / 4):
+            claims.take.remote(address, holder)
+
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewing.join()
+        ray.get(claims.release.remote(address, holder))
+
+
+class TrialPipeline(SharingPipeline):
+    """A trial's run, which tells Ray Tune its score after each evaluation."""
+
+    def __init__(self, *args: Any, report: Callable[[dict[str, Any]], None], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._report = report
+
+    def _do(self, stage: Stage) -> None:
+        super()._do(stage)
+        if stage.kind == "evaluate" and stage.round >= 0:
+            self._report(self.state())
+
+
+def run_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> list[dict[str, Any]]:
+    """Run a sweep to its end, or go on with one that was interrupted. Ray must be connected.
+
+    A trial that fails is tried once more, then marked; it does not end the sweep.
+
+    Returns:
+        A row for each trial; see ``sweep_space.trial_row``.
+
+    Raises:
+        ConfigError: when a sweep of that name was started with other settings.
+    """
+    location = sweep_location(config)
+    _record(location, config, space)
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trial,
+            base=config,
+            info=info,
+            pathway=space.pathway,
+            claims=ray.remote(num_cpus=0)(Claims).remote(),
+        ),
+        {"CPU": _DRIVER_CPUS},
+    )
+    path = as_uri(join(location, _TUNE_FOLDER))
+    param_space = _param_space(space)
+    if tune.Tuner.can_restore(path):
+        tuner = tune.Tuner.restore(path, trainable, resume_unfinished=True, param_space=param_space)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=param_space,
+            tune_config=_tune_config(space, config, info),
+            run_config=tune.RunConfig(
+                name=_TUNE_FOLDER,
+                storage_path=as_uri(location),
+                failure_config=tune.FailureConfig(max_failures=1),
+                verbose=0,
+            ),
+        )
+    results = tuner.fit()
+    return [_row(config, info, space, results[number]) for number in range(len(results))]
+
+
+def sweep_location(config: Config) -> str:
+    """Where a sweep lies: it has the recipe's name."""
+    return join(config.storage, "sweeps", config.name)
+
+
+def concurrent_trials(config: Config, cluster: dict[str, float]) -> int:
+    """How many trials the cluster has room for at once, at least one.
+
+    Args:
+        cluster: what ``ray.cluster_resources`` tells.
+    """
+    workers, engines = config.workers, config.engines
+    needs = []
+    for kind, per_worker, per_engine in (
+        ("CPU", workers.cpus_per_worker, engines.cpus_per_engine),
+        ("GPU", workers.gpus_per_worker, engines.gpus_per_engine),
+    ):
+        training, writing = workers.num_workers * per_worker, _least_engines(engines) * per_engine
+        needs.append((kind, training + writing if keeps_engines(engines) else max(training, writing)))
+    return max(1, min(int(cluster.get(kind, 0) / need) for kind, need in needs if need > 0))
+
+
+def _least_engines(engines: EnginesConfig) -> int:
+    return engines.min_engines or engines.num_engines
+
+
+def _trial(settings: dict[str, Any], base: Config, info: DatasetInfo, pathway: str, claims: Any) -> None:
+    """One trial: a run under the sweep's name and the trial's id."""
+    name = f"{base.name}-{tune.get_context().get_trial_id()}"
+    config = with_settings(base, {**settings, "name": name})
+    # Another attempt of the trial is another holder.
+    holder = f"{name}/{os.getpid()}"
+
+    def report(state: dict[str, Any]) -> None:
+        tune.report({"score": score(state, pathway), "evaluations": count_evaluations(state)})
+
+    pipeline = TrialPipeline(
+        config,
+        info,
+        Console(width=120),
+        join(sweep_location(base), "index"),
+        lambda address: claimed(claims, address, holder),
+        report=report,
+    )
+    pipeline.prepare()
+    if count_evaluations(pipeline.state()):  # an interrupted trial, which may have nothing left to do
+        report(pipeline.state())
+    pipeline.run()
+
+
+def _tune_config(space: SweepSpace, config: Config, info: DatasetInfo) -> tune.TuneConfig:
+    return tune.TuneConfig(
+        metric="score",
+        mode="max",
+        num_samples=space.trials or 1,
+        max_concurrent_trials=space.max_concurrent or concurrent_trials(config, ray.cluster_resources()),
+        trial_dirname_creator=lambda trial: trial.trial_id,
+        # Trials are compared after as many folds and rounds each.
+        scheduler=ASHAScheduler(time_attr="evaluations", max_t=_planned(config, info))
+        if space.early_stopping
+        else None,
+        search_alg=OptunaSearch(seed=space.seed) if space.search == "optuna" else None,
+    )
+
+
+def _param_space(space: SweepSpace) -> dict[str, Any]:
+    return {path: _domain(space, values) for path, values in space.settings.items()}
+
+
+def _domain(space: SweepSpace, values: list[Any] | Range) -> Any:
+    if isinstance(values, list):
+        return tune.grid_search(values) if space.search == "grid" else tune.choice(values)
+    if values.integer:
+        draw = tune.lograndint if values.scale == "log" else tune.randint
+        return draw(int(values.min), int(values.max) + 1)  # the upper bound is excluded
+    return (tune.loguniform if values.scale == "log" else tune.uniform)(values.min, values.max)
+
+
+def _record(location: str, config: Config, space: SweepSpace) -> None:
+    """Write what the sweep is; refuse to go on with another under its name."""
+    file = join(location, "sweep.yaml")
+    now = {
+        "space": space.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"storage"}),
+    }
+    if not exists(file):
+        write_bytes(file, yaml.safe_dump(now, sort_keys=False).encode())
+    elif yaml.safe_load(read_bytes(file)) != now:
+        raise ConfigError(
+            f"sweep '{config.name}' exists with other settings (see {file}); set another name (name=...), "
+            f"or delete {location}"
+        )
+
+
+def _planned(config: Config, info: DatasetInfo) -> int:
+    """Evaluations of trained models in a run's plan."""
+    return count_evaluations({stage.name: {} for stage in plan_stages(config, info)})
+
+
+def _row(config: Config, info: DatasetInfo, space: SweepSpace, result: Any) -> dict[str, Any]:
+    run = f"{config.name}-{result.path.rsplit('/', 1)[-1]}"
+    file = join(config.storage, "runs", run, "state.json")
+    state = read_json(file) if exists(file) else {}
+    settings = {path: result.config[path] for path in space.settings}
+    if result.error:
+        status = f"failed: {str(result.error).strip().splitlines()[-1]}"
+    else:
+        planned = _planned(with_settings(config, settings), info)
+        status = "complete" if count_evaluations(state) == planned else "stopped early"
+    return trial_row(run, settings, state, space.pathway, status)

@@ -1,0 +1,95 @@
+"""One config made into several: trials, and the paper's ablation.
+
+Plain functions of configs; each config that comes out is a run of its own, under its own name.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rdmldg_ray.config.load import ConfigError, override_config
+from rdmldg_ray.config.schema import Config
+
+LABELS, CHAINS, BOTH = "labels", "chains", "both"
+
+
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """The config with other values of some settings, given by their dotted paths, checked anew.
+
+    Raises:
+        ConfigError: for an unknown setting, or values that are not allowed or do not go together.
+    """
+    # JSON is YAML, which is what overrides are written in.
+    return override_config(config, [f"{path}={json.dumps(value)}" for path, value in settings.items()])
+
+
+def trial_configs(config: Config, seeds: str | None) -> list[Config]:
+    """A config for each of DomainBed's trial seeds, written ``0,1,2``; the config itself without them.
+
+    Raises:
+        ConfigError: when the seeds are not whole numbers.
+    """
+    if seeds is None:
+        return [config]
+    numbers = [seed.strip() for seed in seeds.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"--trials {seeds}: give whole numbers with commas between them, such as 0,1,2")
+    return [
+        with_settings(config, {"name": f"{config.name}-trial-{seed}", "data.trial_seed": seed})
+        for seed in dict.fromkeys(map(int, numbers))
+    ]
+
+
+def ablation_configs(config: Config) -> dict[str, Config]:
+    """The runs that the paper's ablation needs, by what they train on.
+
+    Six rows come from three runs: zero-shot, MTCT and the whole method are stages of the run on
+    ``both``; chains only and SARR without MTCT are stages of the run on ``chains``, whose loss has no
+    label term at any stage. (The paper starts that row from a base model that writes chains by itself,
+    which a small one does not.) Pathways that a run does not train are not evaluated.
+    """
+
+    def variant(name: str, settings: dict[str, Any]) -> Config:
+        return with_settings(config, {"name": f"{config.name}-{name}", **settings})
+
+    labels = {"mtct.weights": {"direct": 1.0, "reasoning": 0.0}, "sarr.rounds": 0}
+    chains = {"mtct.weights": {"direct": 0.0, "reasoning": 1.0}}
+    pathways = {LABELS: ["direct"], CHAINS: ["reasoning"]}
+    if config.mtct.weights.direct == 0 or config.mtct.weights.reasoning == 0:
+        raise ConfigError("an ablation sets mtct.weights itself; give a recipe where both are positive")
+    return {
+        BOTH: variant(BOTH, {"evaluation.zero_shot": True, "evaluation.pathways": ["direct", "reasoning"]}),
+        LABELS: variant(
+            LABELS, labels | {"evaluation.zero_shot": False, "evaluation.pathways": pathways[LABELS]}
+        ),
+        CHAINS: variant(
+            CHAINS, chains | {"evaluation.zero_shot": False, "evaluation.pathways": pathways[CHAINS]}
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """A row of the ablation: which run's which model it shows."""
+
+    title: str
+    run: str
+    """A key of ``ablation_configs``."""
+    model: str
+    """``zero-shot``, ``mtct`` or ``sarr-<k>``."""
+
+
+def ablation_rows(rounds: int) -> list[AblationRow]:
+    """The rows of the paper's ablation, with every round of SARR."""
+
+    def sarr(title: str, run: str) -> list[AblationRow]:
+        return [AblationRow(f"{title}, round {k}", run, f"sarr-{k}") for k in range(1, rounds + 1)]
+
+    return [
+        AblationRow("zero-shot", BOTH, "zero-shot"),
+        AblationRow("labels only", LABELS, "mtct"),
+        AblationRow("chains only", CHAINS, "mtct"),
+        AblationRow("MTCT", BOTH, "mtct"),
+        *sarr("SARR without MTCT", CHAINS),
+        *sarr("MTCT and SARR", BOTH),
+    ]

@@ -1,0 +1,1 @@
+"""Chains by a teacher: any OpenAI-compatible endpoint, asked, paid and journalled."""

@@ -1,1 +1,0 @@
-"""Data sets of questions: rows of image, question, options, answer and domain."""

@@ -1,0 +1,159 @@
+import hashlib
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rdmldg_ray import storage
+from rdmldg_ray.chains.format import match_class, parse_chain
+from rdmldg_ray.chains.prompts import PROMPT_VERSION, display_name
+from rdmldg_ray.datasets import schema as samples
+from rdmldg_ray.datasets.builtin import iconbed
+from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, SAMPLE_SCHEMA, read_dataset_info
+from rdmldg_ray.domainbed.catalogue import ICONBED
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = str(tmp_path_factory.mktemp("storage"))
+    iconbed.write_iconbed(root)
+    return root
+
+
+def read(location, schema):
+    table = storage.read_table(location)
+    assert table.schema.equals(schema)
+    return table.to_pylist()
+
+
+def test_the_shipped_images_are_the_pinned_ones():
+    digest = hashlib.sha256(iconbed.iconbed_file("iconbed.parquet")).hexdigest()
+    assert digest == "b9e6520c7e9e7917004529afa477015f5fd49188635c365091b66efab516b1fd"
+
+
+def test_the_info_tells_what_lies_on_storage(root):
+    info = read_dataset_info(root, "iconbed")
+    assert (info.name, info.environments, info.classes) == (
+        ICONBED.name,
+        ICONBED.environments,
+        ICONBED.class_names,
+    )
+    assert info.counts == dict.fromkeys(ICONBED.environments, 287)
+
+
+@pytest.mark.parametrize("domain", ICONBED.environments)
+def test_samples_lie_in_image_folder_order(root, domain):
+    rows = read(samples.samples_location(root, "iconbed", domain), SAMPLE_SCHEMA)
+    assert [row["index"] for row in rows] == list(range(287))
+    paths = [row["id"].removeprefix(f"iconbed/{domain}/") for row in rows]
+    assert [tuple(path.split("/")) for path in paths] == sorted(tuple(path.split("/")) for path in paths)
+    assert {row["domain"] for row in rows} == {domain}
+    for row, path in zip(rows, paths, strict=True):
+        assert path.startswith(row["label"] + "/") and path.endswith(".png")
+        assert ICONBED.class_names[row["label_id"]] == row["label"]
+        assert (row["width"], row["height"]) == (96, 96)
+
+
+def test_ids_are_unique_and_images_unchanged(root):
+    rows = read(storage.join(samples.dataset_location(root, "iconbed"), "samples"), SAMPLE_SCHEMA)
+    assert len({row["id"] for row in rows}) == len(rows) == ICONBED.num_images
+    packed = pq.read_table(io.BytesIO(iconbed.iconbed_file("iconbed.parquet"))).to_pylist()
+    assert {row["id"]: row["image"] for row in rows} == {iconbed.iconbed_id(r): r["image"] for r in packed}
+
+
+def test_files_have_small_row_groups(root):
+    for file in storage.list_files(storage.join(samples.dataset_location(root, "iconbed"), "samples")):
+        metadata = pq.ParquetFile(file).metadata
+        assert all(metadata.row_group(i).num_rows <= 4 for i in range(metadata.num_row_groups))
+
+
+@pytest.mark.parametrize(("size", "groups"), [(1_000, 3), (40_000, 10), (200_000, 10), (0, 3)])
+def test_a_group_has_few_bytes_since_it_is_read_for_one_image(tmp_path, size, groups):
+    images = [bytes([number]) * size for number in range(10)]
+    blank = dict.fromkeys(SAMPLE_SCHEMA.names)
+    rows = [blank | {"id": f"a/x/{number}", "image": image} for number, image in enumerate(images)]
+    samples.write_samples(str(tmp_path), "a", "x", 0, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA))
+    [file] = storage.list_files(samples.samples_location(str(tmp_path), "a", "x"))
+    assert pq.ParquetFile(file).metadata.num_row_groups == groups
+    index = storage.read_table(samples.index_location(str(tmp_path), "a", "x"))
+    index = index.append_column("file", pa.array([file] * 10)).take([7, 0, 9, 3])
+    assert storage.read_images(index) == [images[place] for place in (7, 0, 9, 3)]
+
+
+def test_every_sample_has_a_chain_that_concludes_with_its_label(root):
+    rows = read(storage.join(samples.dataset_location(root, "iconbed"), "samples"), SAMPLE_SCHEMA)
+    chains = read(samples.chains_location(root, "iconbed", "rules"), CHAIN_SCHEMA)
+    labels = {row["id"]: row["label"] for row in rows}
+    assert sorted(chain["id"] for chain in chains) == sorted(labels)
+    for chain in chains:
+        label = labels[chain["id"]]
+        parsed = parse_chain(chain["text"])
+        assert parsed.conclusion == chain["conclusion"] == display_name(label)
+        assert match_class(parsed.conclusion, [label]) == 0
+        assert (chain["candidate"], chain["kept"], chain["reason"]) == (0, True, None)
+        assert (chain["prompt_version"], chain["model"]) == (PROMPT_VERSION, "rules")
+
+
+def test_no_chain_tells_the_label_before_its_conclusion(root):
+    for chain in read(samples.chains_location(root, "iconbed", "rules"), CHAIN_SCHEMA):
+        parsed = parse_chain(chain["text"])
+        before = " ".join([parsed.summary, parsed.caption, parsed.reasoning, parsed.reflection]).lower()
+        assert not [word for word in parsed.conclusion.split() if word in before], chain["text"]
+
+
+def test_writing_again_does_nothing(tmp_path):
+    iconbed.write_iconbed(str(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    iconbed.write_iconbed(str(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", ['{"content": "older"}', "[]", "{"])
+def test_other_content_is_replaced_whole(tmp_path, root, text):
+    stale = tmp_path / "datasets/iconbed/samples/flat/part-00001.parquet"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
+    (tmp_path / "datasets/iconbed/dataset.json").write_text(text)
+    iconbed.write_iconbed(str(tmp_path))
+    assert not stale.exists()
+    assert read_dataset_info(str(tmp_path), "iconbed") == read_dataset_info(root, "iconbed")
+
+
+def test_an_interrupted_writing_leaves_no_info(tmp_path, monkeypatch):
+    write = storage.write_table
+
+    def fail_at_chains(location, table):
+        if "/chains/" in location:
+            raise storage.StorageError(f"{location}: disk full")
+        write(location, table)
+
+    monkeypatch.setattr(storage, "write_table", fail_at_chains)
+    with pytest.raises(ValueError, match="disk full"):
+        iconbed.write_iconbed(str(tmp_path))
+    with pytest.raises(ValueError, match=r"dataset\.json.*ingest the data set again"):
+        read_dataset_info(str(tmp_path), "iconbed")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", json.dumps({"name": "a", "environments": ["x"], "classes": []})]
+)
+def test_a_broken_info_is_named_with_its_remedy(tmp_path, text):
+    file = tmp_path / "datasets/pacs/dataset.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"pacs/dataset\.json: does not describe .* ingest the data set again"
+    ):
+        read_dataset_info(str(tmp_path), "pacs")
+
+
+def test_the_licences_travel_with_the_images():
+    notice = iconbed.iconbed_file("NOTICE").decode()
+    packed = pq.read_table(io.BytesIO(iconbed.iconbed_file("iconbed.parquet")), columns=["license", "domain"])
+    for licence in set(packed["license"].to_pylist()) - {"MIT"}:
+        assert licence in notice
+        assert len(iconbed.iconbed_file(f"LICENSES/{licence}.txt")) > 1000
+    for domain in ICONBED.environments:
+        assert f'domain "{domain}"' in notice

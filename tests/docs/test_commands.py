@@ -1,0 +1,321 @@
+"""What people are shown is run: the Python snippet, and every command or one that differs in size only.
+
+A command that is new in a document fails here until one of the tables below says how it is run.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import zipfile
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.cli import app
+from rdmldg_ray.config.load import dump_config, load_config, override_config, recipe_names
+from rdmldg_ray.domainbed.catalogue import get_dataset
+from rdmldg_ray.storage import read_table
+from rdmldg_ray.sweeps.variants import BOTH, CHAINS, ablation_configs
+from tests.helpers import documented
+from tests.helpers.openai_endpoint import Endpoint, completion, serving
+from tools import mini
+
+PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+SMALL = [setting for setting in mini.SETTINGS if not setting.startswith("data.")]
+ON_MINE = "data.dataset=mine data.chains=gpt-4o engines.num_engines=1"
+ABLATION = [*SMALL, "data.held_out=flat", "mtct.epochs=1", *ON_MINE.split()]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command is run: where, what is written for its placeholders, and what makes it small."""
+
+    outcome: str
+    """Of what it prints."""
+    where: str = "finished"
+    given: dict[str, str] = field(default_factory=dict)
+    small: str = ""
+    codes: tuple[int, ...] = (0,)
+
+    def arguments(self, command: str) -> list[str]:
+        words = [self.given.get(word, word) for word in shlex.split(command)]
+        return [*words[1:], *self.small.split()]
+
+
+# In this order: in "finished" lies a finished run, "new" and "own" have only the files that are named.
+RUN = {
+    "rdmldg status demo": Run("complete"),
+    "rdmldg status RUN --watch --json": Run('"status": "complete"', given={"RUN": "demo"}),
+    "rdmldg show demo --verdict rejected": Run("runs/demo/flat/sarr-1/candidates"),
+    "rdmldg show teacher": Run("5 of 1148 chains"),
+    "rdmldg report demo": Run("report.html"),
+    "rdmldg report demo --prices 2.5 0.023": Run("report.html"),
+    "rdmldg doctor my.yaml": Run("answers, with 1 models"),
+    # Its model is on a hub; and whether there is a GPU is what it is to find out.
+    "rdmldg doctor pacs-internvl3-8b": Run("GPU", small="model.path=tiny", codes=(0, 1)),
+    "rdmldg export demo my-model": Run("my-model: tiny with "),
+    "rdmldg calibrate demo rates.json": Run("the rates of run 'demo'"),
+    "rdmldg run iconbed --dry-run --calibration rates.json --prices 2.5 0.023": Run("estimate"),
+    "rdmldg run iconbed --dry-run": Run("plan of run 'iconbed'"),
+    "rdmldg refilter demo --set sarr.filter.min_logprob=-0.8": Run("runs/demo-refiltered: a run of its own"),
+    "rdmldg collect 'pacs-internvl3-8b-trial-*'": Run("records of 3 runs"),
+    "rdmldg analyze tokens RUN": Run("tokens.csv and .png", given={"RUN": "demo"}),
+    "rdmldg analyze entropy RUN": Run("entropy-zero-shot-sarr-1.csv and .png", given={"RUN": "demo"}),
+    "rdmldg analyze mmd RUN": Run("mmd.csv and .png", given={"RUN": "demo"}),
+    "rdmldg analyze rejected RUN": Run("rejected.csv and .png", given={"RUN": "demo"}),
+    "rdmldg analyze adaptive RUN": Run("adaptive-sarr-1.csv and .png", given={"RUN": "demo"}),
+    "rdmldg analyze new-classes RUN": Run("new-classes.csv and .png", given={"RUN": "base"}),
+    "rdmldg evaluate iconbed data.held_out=flat --adapter rdmldg-store/runs/demo/flat/mtct/adapter": Run(
+        "target (all)", small=f"{ON_MINE} evaluation.max_new_tokens=16"
+    ),
+    # Of its three runs, the one on labels is not there yet.
+    "rdmldg ablate iconbed": Run("labels only", small=" ".join(ABLATION).replace(", ", ",")),
+    "rdmldg ingest PACS.zip --dataset pacs": Run("PACS from ", "new"),
+    "rdmldg run pacs-internvl3-8b --dry-run": Run("plan of run 'pacs-internvl3-8b'", "new"),
+    "rdmldg annotate pacs --teacher gpt-4o --dry-run": Run("to ask: 56 samples", "new"),
+    "rdmldg annotate pacs --teacher gpt-4o --max-cost 20": Run("56 chains kept, 0 rejected", "new"),
+    "rdmldg chains import made.jsonl --dataset pacs --source my-teacher": Run("56 kept", "new"),
+    "rdmldg chains export out --dataset iconbed": Run("1148 chains of rules", "new"),
+    "rdmldg ingest rows.jsonl --dataset custom --name mine": Run("2 questions, 2 answers", "new"),
+    "rdmldg ingest rows.jsonl --dataset custom --name my-questions": Run("2 questions, 2 answers", "new"),
+    # The teacher says "yes" to both questions.
+    "rdmldg annotate my-questions --teacher MODEL": Run(
+        "1 chains kept, 3 rejected", "new", {"MODEL": "gpt-4o"}
+    ),
+    "rdmldg ingest FOLDER --dataset custom --name mine": Run("mine from ", "own", {"FOLDER": "photos"}),
+    "rdmldg annotate mine --teacher ...": Run("90 chains kept, 0 rejected", "own", {"...": "gpt-4o"}),
+}
+
+# The test that runs a command, on less data or with less training, but otherwise as it is shown.
+TESTED = {
+    "make demo": "test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage",
+    "rdmldg run iconbed": "test_run_real.py::test_a_run_killed_in_two_stages_ends_like_the_unbroken_one",
+    "rdmldg run my.yaml sarr.rounds=3 name=long": "test_readme_commands.py::test_the_python_snippet_runs",
+    "rdmldg run iconbed --storage s3://bucket/x": (
+        "test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage"
+    ),
+    "rdmldg run iconbed-vqa": "vqa/test_run_vqa_real.py::test_every_stage_is_complete",
+    "rdmldg run iconbed-vqa name=mine data.dataset=my-questions data.chains=MODEL data.held_out=all": (
+        "vqa/test_run_vqa_real.py::test_every_stage_is_complete"
+    ),
+    "rdmldg analyze questions iconbed-vqa": (
+        "vqa/test_run_vqa_real.py::test_the_analysis_of_questions_is_printed"
+    ),
+    "rdmldg sweep iconbed --space filters": (
+        "test_sweep_real.py::"
+        "test_a_killed_sweep_loses_no_trial_shares_its_stages_and_marks_the_one_that_fails"
+    ),
+    "rdmldg attach ID": "test_submit_real.py::test_ctrl_c_leaves_a_job_or_stops_it",
+    "rdmldg --install-completion": "test_shell.py::test_completion_can_be_installed",
+    "python -m rdmldg_ray": "test_shell.py::test_the_module_is_the_command",
+    "python -m tools.autoscale.rehearse > autoscale.json": (
+        "test_autoscale.py::test_nodes_come_for_training_and_for_engines_and_go_when_idle"
+    ),
+    "python -m tools.scale.control_path --samples 10000 100000": (
+        "test_scale.py::test_every_image_is_streamed_once_and_every_candidate_is_judged"
+    ),
+    "pip install -e .": "test_wheel.py::test_it_runs_from_an_empty_folder",
+}
+
+# What runs the tests.
+AROUND = {"make setup", "make test", ".venv/bin/pytest -m 'not slow'", "pytest tests/cluster"}
+
+# How commands begin that need what a test has not, and the word that says so beside them.
+NEEDS = {
+    "pip install -e .[gpu]": "GPU",
+    "rdmldg annotate pacs --teacher vllm --model OpenGVLab/InternVL3-8B-hf": "GPU",
+    "rdmldg run pacs-internvl3-8b --trials 0,1,2": "GPU",
+    **{
+        f"rdmldg run {name} workers.num_workers=1 engines.num_engines=1": "H100"
+        for name in recipe_names()
+        if "iconbed" not in name and name != "demo"
+    },
+    "rdmldg submit ": "cluster",
+    "rdmldg annotate pacs --teacher gpt-4o --max-cost 50 --storage s3://my-bucket/rdmldg": "cluster",
+    "rdmldg collect 'pacs-internvl3-8b-trial-*' --storage s3://my-bucket/rdmldg": "cluster",
+    "rdmldg report pacs-internvl3-8b-trial-0 --storage s3://my-bucket/rdmldg": "cluster",
+    "docker ": "image",
+    "aws ": "AWS",
+    "ray ": "AWS",
+    "(umask 077; mkdir -p ~/.ray; openssl": "AWS",
+    "export RDMLDG_REGION": "AWS",
+    "export RDMLDG_SUBNET": "AWS",
+    "export RDMLDG_IMAGE": "Kubernetes",
+    "export RAY_": "cluster",
+    "envsubst '$RDMLDG_REGION": "AWS",
+    "envsubst '$RDMLDG_IMAGE": "Kubernetes",
+    "kubectl ": "Kubernetes",
+    "python -m tools.chaos.rehearse FOLDER": "an hour",
+}
+
+
+def needs(command: str) -> list[str]:
+    return [word for begin, word in NEEDS.items() if command.startswith(begin)]
+
+
+def is_name(command: str) -> bool:
+    """Whether only a command is named, which does nothing without more words."""
+    named = get_command(app)
+    words = command.split()
+    if words.pop(0) != "rdmldg":
+        return False
+    while words and words[0] in getattr(named, "commands", ()):
+        named = named.commands[words.pop(0)]
+    return not words and any(parameter.required for parameter in named.params)
+
+
+SHOWN = [one for one in documented.shown() if not is_name(one.command)]
+
+
+@pytest.mark.parametrize("one", SHOWN, ids=lambda one: one.command)
+def test_it_is_known_how_each_command_is_run(one):
+    command, words = one.command, needs(one.command)
+    kinds = [command in RUN, command in TESTED, command in AROUND, bool(words)]
+    assert sum(kinds) == 1, f"{one.place}: say in one of the tables how '{command}' is run"
+    for word in words:
+        assert word in one.said, f"{one.place}: say beside '{command}' what it needs ({word})"
+
+
+def test_no_table_has_a_command_that_is_not_shown():
+    commands = {one.command for one in SHOWN}
+    assert {*RUN, *TESTED, *AROUND} <= commands
+    assert [begin for begin in NEEDS if not any(command.startswith(begin) for command in commands)] == []
+
+
+@pytest.mark.parametrize("test", sorted(set(TESTED.values())))
+def test_the_tests_that_run_a_command_are_there(test):
+    file, name = test.split("::")
+    assert f"\ndef {name}(" in (documented.REPOSITORY / "tests" / file).read_text()
+
+
+def test_make_runs_what_is_said():
+    makefile = (documented.REPOSITORY / "Makefile").read_text()
+    assert "\ndemo: setup\n\t$(BIN)/rdmldg demo\n" in makefile
+    assert "\ntest: lint\n" in makefile and "\nlint: setup\n" in makefile and "\nsetup:\n" in makefile
+
+
+def chain(label):
+    return render_chain({**dict.fromkeys(STAGES, "What is to be seen."), "CONCLUSION": label})
+
+
+def write_photos(folder):
+    """Images as ``photos/<domain>/<class>/<file>``; returns them as rows with the rules' chains."""
+    made = folder / "made"
+    mini.write_mini(str(made))
+    samples = read_table(str(made / "datasets/mini/samples")).to_pylist()
+    texts = {r["id"]: r["text"] for r in read_table(str(made / "datasets/mini/chains/rules")).to_pylist()}
+    for number, row in enumerate(samples):
+        photos = folder / "photos" / row["domain"] / row["label"]
+        photos.mkdir(parents=True, exist_ok=True)
+        (photos / f"{number:03d}.png").write_bytes(row["image"])
+    shutil.rmtree(made)
+    return [{**row, "chain": texts[row["id"]]} for row in samples]
+
+
+def write_files(folder, png):
+    """The files that the README's commands read; returns their images as rows with chains."""
+    rows = []
+    with zipfile.ZipFile(folder / "PACS.zip", "w") as archive, (folder / "made.jsonl").open("w") as made:
+        for domain in get_dataset("pacs").environments:
+            for label in PACS_CLASSES:
+                for number in range(2):
+                    path = f"{domain}/{label}/{number}.png"
+                    row = {"id": path, "image": png((32, 32), seed=len(rows)), "chain": chain(label)}
+                    rows.append(row)
+                    archive.writestr(f"PACS/{path}", row["image"])
+                    turns = [
+                        {"role": "user", "content": "<image>What is this?"},
+                        {"role": "assistant", "content": row["chain"]},
+                    ]
+                    made.write(json.dumps({"messages": turns, "images": [path]}) + "\n")
+    questions = re.findall(r'^    (\{"image": .*)', documented.README.read_text(), re.M)
+    (folder / "rows.jsonl").write_text("\n".join(questions))
+    [photo] = {json.loads(line)["image"] for line in questions}
+    (folder / photo).parent.mkdir()
+    (folder / photo).write_bytes(png((48, 48), seed=len(rows)))
+    return [*rows, {"id": photo, "image": (folder / photo).read_bytes(), "chain": chain("yes")}]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, png):
+    """Working folders with the files that commands read, and an endpoint that knows the images' chains."""
+    folder = tmp_path_factory.mktemp("shown")
+    for name in ("finished", "new", "own"):
+        (folder / name).mkdir()
+    rows = write_photos(folder / "finished")
+    shutil.copytree(folder / "finished/photos", folder / "own/photos")
+    rows += write_files(folder / "new", png)
+    endpoint = Endpoint(rows, lambda row, before: completion(row["chain"]))
+    with serving(endpoint), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_BASE_URL", endpoint.url)
+        patch.setenv("OPENAI_API_KEY", "sk-of-a-test-0123456789")
+        yield folder, endpoint
+
+
+@pytest.fixture(scope="module")
+def finished(teacher, ray_cluster):
+    """What the README's snippet left in its names, printed, and asked of the teacher."""
+    folder, endpoint = teacher
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder / "finished")
+        Path("my.yaml").write_text(dump_config(load_config("demo", [*SMALL, "name=mine"])))
+        [snippet] = re.findall(r"^```python\n(.*?)^```$", documented.README.read_text(), re.M | re.S)
+        names: dict = {}
+        exec(compile(snippet, "README.md", "exec"), names)
+    return names, printed.getvalue(), len(endpoint.requests)
+
+
+@pytest.mark.slow
+def test_the_python_snippet_runs(finished):
+    names, printed, asked = finished
+    results = names["results"]
+    assert asked == 90
+    assert results.held_out == ["flat"] and results.models("flat") == ["zero-shot", "mtct", "sarr-1"]
+    assert "flat sarr-1 {'direct': {'target_in': " in printed
+    assert names["answers"].num_rows == 2 * (30 + 2 * 6)
+
+
+def copy_run(results, config):
+    """The finished run under another name and config."""
+    target = Path(results.root, "runs", config.name)
+    shutil.copytree(results.location, target)
+    (target / "config.yaml").write_text(dump_config(config))
+    seed = f'"trial_seed": {config.data.trial_seed}'
+    records = target / "results.jsonl"
+    records.write_text(records.read_text().replace('"trial_seed": 0', seed))
+
+
+@pytest.fixture(scope="module")
+def runs(finished):
+    """The finished run under every name that the commands have for one."""
+    results = finished[0]["results"]
+    configs = [override_config(results.config, ["name=demo"])]
+    configs += [override_config(results.config, ["name=base", "data.classes=base"])]
+    for seed in (0, 1, 2):
+        trial = [f"name=pacs-internvl3-8b-trial-{seed}", f"data.trial_seed={seed}"]
+        configs.append(override_config(results.config, trial))
+    ablation = ablation_configs(load_config("iconbed", [*ABLATION, f"storage={results.root}"]))
+    configs += [ablation[BOTH], ablation[CHAINS]]
+    for config in configs:
+        copy_run(results, config)
+
+
+@pytest.mark.slow
+def test_every_command_does_what_is_said(runs, teacher, shared_ray, monkeypatch, subtests):
+    for command, how in RUN.items():
+        monkeypatch.chdir(teacher[0] / how.where)
+        with subtests.test(command):
+            result = CliRunner().invoke(app, how.arguments(command), env={"COLUMNS": "200"})
+            assert result.exit_code in how.codes, result.output
+            assert how.outcome in result.output
+    monkeypatch.chdir(teacher[0])
+    left = ("finished/report.html", "finished/my-model/model.safetensors", "new/out/chains.jsonl")
+    assert [file for file in left if not Path(file).exists()] == []

@@ -1,0 +1,168 @@
+import shutil
+
+import pytest
+import yaml
+from rich.console import Console
+
+from rdmldg_ray.config.load import ConfigError, load_config
+from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.plan import Stage, count_samples, plan_stages
+
+INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
+
+
+def config(*overrides):
+    return load_config("demo", ["data.dataset=pets", "data.held_out=photo", *overrides])
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """Make a pipeline over the data set ``pets``, of which only the description is needed."""
+
+    def pipeline(*overrides, storage=tmp_path):
+        settings = config(*overrides).model_copy(update={"storage": str(storage)})
+        return Pipeline(settings, INFO, Console(quiet=True))
+
+    return pipeline
+
+
+# Planning.
+
+
+def names(*overrides):
+    return [stage.name for stage in plan_stages(config(*overrides), INFO)]
+
+
+def test_a_plan_is_algorithm_1_with_an_evaluation_after_each_training():
+    assert names("sarr.rounds=2") == [
+        "photo/evaluation/zero-shot",
+        "photo/mtct",
+        "photo/evaluation/mtct",
+        "photo/sarr-1/candidates",
+        "photo/sarr-1",
+        "photo/evaluation/sarr-1",
+        "photo/sarr-2/candidates",
+        "photo/sarr-2",
+        "photo/evaluation/sarr-2",
+    ]
+
+
+def test_a_plan_without_rounds_and_zero_shot_trains_and_evaluates_once():
+    assert names("sarr.rounds=0", "evaluation.zero_shot=false") == ["photo/mtct", "photo/evaluation/mtct"]
+
+
+def test_every_domain_is_held_out_in_turn_for_all():
+    assert [name for name in names("data.held_out=all") if name.endswith("/mtct")] == [
+        f"{domain}/{stage}" for domain in INFO.environments for stage in ("mtct", "evaluation/mtct")
+    ]
+
+
+def test_domains_are_held_out_in_the_order_given_and_once():
+    held_out = [stage.held_out for stage in plan_stages(config("data.held_out=sketch,art,sketch"), INFO)]
+    assert list(dict.fromkeys(held_out)) == ["sketch", "art"]
+    assert len(names("data.held_out=sketch,art,sketch")) == len(set(names("data.held_out=sketch,art")))
+
+
+def test_an_unknown_domain_is_named_with_those_there_are():
+    with pytest.raises(
+        ConfigError, match=r"data\.held_out: pets has no domain 'foto'; it has: art, photo, sketch"
+    ):
+        names("data.held_out=foto")
+
+
+def test_training_reads_the_sources_in_parts_and_evaluation_the_target_and_the_sources_out_parts():
+    # 20 % rounded down: art 10, photo 6, sketch 2 in the out parts.
+    assert count_samples(config(), INFO, Stage("photo", "mtct", 0)) == 40 + 10
+    assert count_samples(config(), INFO, Stage("photo", "generate", 1)) == 40 + 10
+    assert count_samples(config(), INFO, Stage("photo", "evaluate", 0)) == 31 + 10 + 2
+
+
+def test_the_workload_tells_images_and_steps(pipeline):
+    plan = pipeline(
+        "mtct.epochs=3", "mtct.batch_size=16", "sarr.training.epochs=2", "sarr.training.batch_size=32"
+    )
+    assert [plan.workload(stage) for stage in plan.stages] == [
+        (43, None),
+        (50, 12),
+        (43, None),
+        (50, None),
+        (50, 4),
+        (43, None),
+    ]
+
+
+def test_a_workload_too_small_for_the_workers_is_refused_when_planned(pipeline):
+    plan = pipeline("workers.num_workers=64", "mtct.batch_size=64", "sarr.training.batch_size=64")
+    with pytest.raises(ValueError, match="50 training samples leave 50 for a step, and 64 workers"):
+        plan.workload(plan.stages[1])
+
+
+def test_domains_held_out_together_are_all_out_of_sight_in_training_and_all_evaluated():
+    settings = config("data.held_out=photo+art")
+    assert plan_stages(settings, INFO)[1].name == "art+photo/mtct"
+    assert count_samples(settings, INFO, Stage("art+photo", "mtct", 0)) == 10
+    assert count_samples(settings, INFO, Stage("art+photo", "evaluate", 0)) == 50 + 31 + 2
+
+
+# State.
+
+
+def test_what_is_complete_is_entered_in_the_state_and_does_not_remain(pipeline):
+    plan = pipeline()
+    assert plan.state() == {}
+    assert plan.remaining() == plan.stages
+    plan._complete(plan.stages[0], 1.26, {"accuracy": {}})
+    plan._complete(plan.stages[1], 2.0, {"samples": 50})
+    assert plan.state() == {
+        "photo/evaluation/zero-shot": {"seconds": 1.3, "accuracy": {}},
+        "photo/mtct": {"seconds": 2.0, "samples": 50},
+    }
+    assert pipeline().remaining() == plan.stages[2:]
+
+
+def test_outputs_without_an_entry_do_not_make_a_stage_complete(pipeline, tmp_path):
+    plan = pipeline()
+    (tmp_path / "runs/demo/photo/mtct/adapter").mkdir(parents=True)
+    assert plan.remaining() == plan.stages
+
+
+def test_each_round_goes_on_from_the_adapter_before_it(pipeline, tmp_path):
+    adapters = [pipeline()._adapter("photo", number) for number in (-1, 0, 1)]
+    run = f"{tmp_path}/runs/demo/photo"
+    assert adapters == [None, f"{run}/mtct/adapter", f"{run}/sarr-1/adapter"]
+
+
+def test_a_run_records_its_config_and_may_go_on_with_the_same(pipeline, tmp_path):
+    pipeline("lora.rank=4").prepare()
+    recorded = tmp_path / "runs/demo/config.yaml"
+    assert yaml.safe_load(recorded.read_text())["lora"]["rank"] == 4
+    before = recorded.stat().st_mtime_ns
+    pipeline("lora.rank=4").prepare()
+    assert recorded.stat().st_mtime_ns == before
+
+
+def test_image_settings_that_come_or_go_are_another_run(pipeline):
+    pipeline("model.image_settings.crop_to_patches=false").prepare()
+    with pytest.raises(ConfigError, match=r"model\.image_settings\.crop_to_patches: was False, now None"):
+        pipeline().prepare()
+
+
+def test_a_run_may_go_on_after_its_storage_was_moved(pipeline, tmp_path):
+    pipeline().prepare()
+    shutil.move(tmp_path / "runs", tmp_path / "moved/runs")
+    pipeline(storage=tmp_path / "moved").prepare()
+
+
+def test_a_run_with_other_settings_is_refused_and_each_is_named(pipeline, tmp_path):
+    pipeline("data.held_out=photo").prepare()
+    with pytest.raises(ConfigError) as error:
+        pipeline("data.held_out=photo,art", "mtct.epochs=9", "sarr.filter.max_tokens=7").prepare()
+    assert str(error.value).splitlines() == [
+        "run 'demo' exists with other settings:",
+        "  data.held_out: was ['photo'], now ['photo', 'art']",
+        "  mtct.epochs: was 4, now 9",
+        "  sarr.filter.max_tokens: was None, now 7",
+        f"set another name (name=...), or delete {tmp_path}/runs/demo",
+    ]
+    pipeline("mtct.epochs=9", "name=other").prepare()

@@ -1,0 +1,154 @@
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.domainbed.records import read_results
+from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
+from rdmldg_ray.runs.plan import Stage
+from rdmldg_ray.runs.stage_cache import SharingPipeline
+from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
+from rdmldg_ray.storage import join, read_json, read_table, write_bytes, write_table
+from tools import mini
+
+MTCT, EVALUATION = Stage("flat", "mtct", 0), Stage("flat", "evaluate", 0)
+DRAWS, ROUND = Stage("flat", "generate", 1), Stage("flat", "train", 1)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """Make runs of one group on a small real data set."""
+    root = str(tmp_path)
+    mini.write_mini(root)
+
+    def run(name, *overrides, claim=None):
+        config = load_config("demo", ["data.dataset=mini", f"name={name}", f"storage={root}", *overrides])
+        info = read_dataset_info(root, "mini")
+        more = {"claim": claim} if claim else {}
+        return SharingPipeline(config, info, Console(quiet=True), join(root, "group"), **more)
+
+    return run
+
+
+def finish(run, stage, files, **entry):
+    """What a stage leaves when it has run: its files, its entry, its address."""
+    for name, content in files.items():
+        location = join(run.location, stage.name, name)
+        write_table(location, content) if isinstance(content, pa.Table) else write_bytes(location, content)
+    run._complete(stage, 12.5, entry)
+    run._register(stage)
+
+
+def files_of(run, folder):
+    root = Path(run.location, folder)
+    return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+
+
+def test_a_stage_of_the_same_address_is_copied_whole_but_for_its_checkpoints(group):
+    first, second = group("first"), group("second", "sarr.filter.max_tokens=50")
+    files = {"adapter/adapter_config.json": b"{}", "metrics.jsonl": b"1\n", "checkpoints/x/optimizer": b"2"}
+    finish(first, MTCT, files, samples=7)
+    second._do(MTCT)
+    assert files_of(second, "flat/mtct") == ["adapter/adapter_config.json", "metrics.jsonl"]
+    entry = second.state()["flat/mtct"]
+    assert (entry["samples"], entry["shared"]) == (7, ["first"])
+    assert entry["seconds"] < 5
+
+
+def test_a_stage_of_another_address_is_not_found(group):
+    finish(group("first"), MTCT, {"metrics.jsonl": b"1\n"})
+    assert group("second")._complete_runs(MTCT) == ["first"]
+    assert group("second", "mtct.epochs=9")._complete_runs(MTCT) == []
+
+
+def test_what_was_deleted_or_is_not_complete_is_not_found(group):
+    first = group("first")
+    finish(first, MTCT, {"metrics.jsonl": b"1\n"})
+    Path(first.state_location).unlink()
+    assert group("second")._complete_runs(MTCT) == []
+
+
+def test_a_rounds_training_is_copied_without_what_its_draws_left(group):
+    first, second = group("first"), group("second")
+    files = {"adapter/weights": b"1", "candidates/part-0.parquet": b"2", "kept/part-0.parquet": b"3"}
+    finish(first, ROUND, {**files, "rejections.parquet": b"4"}, samples=3)
+    second._do(ROUND)
+    assert files_of(second, "flat/sarr-1") == ["adapter/weights"]
+
+
+def predictions():
+    rows = [
+        {"domain": domain, "part": part, "held_out": domain == "flat", "pathway": "direct", "correct": True}
+        for domain, part in (("flat", "in"), ("flat", "out"), ("paint", "out"), ("sketch", "out"))
+    ]
+    return pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA)
+
+
+def test_a_copied_evaluation_stands_in_the_results_of_the_run_that_took_it(group):
+    first, second = group("first"), group("second", "sarr.filter.max_tokens=50")
+    finish(first, EVALUATION, {"predictions.parquet": predictions()}, accuracy={})
+    second._do(EVALUATION)
+    [record] = read_results(second.location)
+    assert record["hparams"]["sarr"]["filter"]["max_tokens"] == 50
+
+
+def candidates(run, tokens):
+    """Draws of every source image: a right chain of the length ``tokens[attempt]``."""
+    rows = []
+    for sample in run.data.source_index("flat", "in").to_pylist():
+        for attempt, length in enumerate(tokens):
+            rows.append(
+                {
+                    "id": sample["id"],
+                    "label": sample["label"],
+                    "domain": sample["domain"],
+                    "candidate": attempt,
+                    "text": render_chain({**dict.fromkeys(STAGES, "x"), "CONCLUSION": sample["label"]}),
+                    "num_tokens": length,
+                    "finished": True,
+                    "mean_logprob": -0.5,
+                    "label_prob": 0.5,
+                    "repetition": 0.0,
+                }
+            )
+    table = pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+    nulls = pa.nulls(len(rows), pa.string())
+    return table.append_column("prompt_version", nulls).append_column("model", nulls)
+
+
+def test_draws_are_judged_anew_by_each_run_without_an_engine(group):
+    strict = group("strict", "sarr.filter.max_tokens=40")
+    finish(strict, DRAWS, {"part-00000.parquet": candidates(strict, [60, 30])}, candidates=96, drawn_anew=96)
+    loose, none = group("loose"), group("none", "sarr.filter.max_tokens=10", "sarr.max_attempts=2")
+    loose._do(DRAWS)
+    none._do(DRAWS)
+    assert loose.state()[DRAWS.name]["candidates"] == 48  # the first draw is enough
+    assert none.state()[DRAWS.name]["candidates"] == 96
+    for run, kept in ((loose, 48), (none, 0)):
+        entry = run.state()[DRAWS.name]
+        assert (entry["kept"], entry["drawn_anew"], entry["shared"]) == (kept, 0, ["strict"])
+    lengths = read_table(join(loose.location, "flat/sarr-1/kept"), ["num_tokens"])["num_tokens"]
+    assert set(lengths.to_pylist()) == {60}
+    # Neither has draws that the first does not have.
+    assert read_json(strict._entry_location(DRAWS)) == ["strict"]
+
+
+def test_an_address_is_held_from_the_search_to_the_registration(group):
+    held = []
+
+    @contextmanager
+    def claim(address):
+        held.append(address)
+        assert run.remaining()[0].name not in run.state()
+        yield
+        assert run._entry(MTCT) == ["first", "second"]
+
+    finish(group("first"), MTCT, {"metrics.jsonl": b"1\n"})
+    run = group("second", "evaluation.zero_shot=false", claim=claim)
+    run._do(MTCT)
+    assert held == [run.addresses["flat/mtct"]]

@@ -1,0 +1,164 @@
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.datasets.schema import chains_location, index_location, samples_location
+from rdmldg_ray.domainbed.splits import split_indices
+from rdmldg_ray.runs.plan import Stage, count_samples
+from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.storage import StorageError, read_table, write_table
+
+MTCT, ROUND = Stage("paint", "mtct", 0), Stage("paint", "train", 1)
+
+
+@pytest.fixture(scope="module")
+def iconbed(store, info, tmp_path_factory):
+    """The embedded data set on a storage where the domain ``paint`` has no samples any more."""
+    root = tmp_path_factory.mktemp("without_paint")
+    shutil.copytree(Path(store) / "datasets", root / "datasets")
+    shutil.rmtree(samples_location(str(root), info.name, "paint"))
+    shutil.rmtree(index_location(str(root), info.name, "paint"))
+    shutil.rmtree(chains_location(str(root), info.name, "rules", "paint"))
+    settings = load_config("demo", ["data.held_out=paint"]).model_copy(update={"storage": str(root)})
+    return StageData(settings, info)
+
+
+def test_training_sees_the_sources_in_parts_without_opening_the_held_out_domain(iconbed, store, info):
+    training_set, left_out = iconbed.training_set(MTCT)
+    expected = set()
+    for number, domain in enumerate(info.environments):
+        if domain != "paint":
+            ids = read_table(samples_location(store, info.name, domain), ["id"])["id"].to_pylist()
+            expected |= {ids[position] for position in split_indices(len(ids), 0, number)[0]}
+    assert set(training_set["id"].to_pylist()) == expected
+    assert len(training_set) == len(expected) == count_samples(iconbed.config, info, MTCT)
+    assert left_out == 0
+    assert {column.num_chunks for column in training_set.columns} == {1}  # what rows are quickly taken from
+    chains = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
+    texts = {row["id"]: row["text"] for row in chains}
+    for row in training_set.to_pylist():
+        assert row["chain"] == texts[row["id"]]
+
+
+def chain_of(id):
+    return render_chain(dict.fromkeys(STAGES, id))
+
+
+def write_kept(iconbed, *ids):
+    kept = pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "candidate": pa.array([0] * len(ids), pa.int64()),
+            "text": pa.array([chain_of(id) for id in ids], pa.string()),
+            "kept": pa.array([True] * len(ids), pa.bool_()),
+        }
+    )
+    write_table(f"{iconbed.run}/paint/sarr-1/kept/part-00000.parquet", kept)
+
+
+def with_setting(iconbed, **settings):
+    sarr = iconbed.config.sarr.model_copy(update=settings)
+    config = iconbed.config.model_copy(update={"sarr": sarr})
+    return StageData(config, iconbed.info)
+
+
+def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
+    ids = iconbed.source_index("paint", "in")["id"].to_pylist()
+    out = iconbed.source_index("paint", "out")["id"].to_pylist()
+    write_kept(iconbed, ids[5], ids[2], out[0], "iconbed/paint/bird/x.png")
+    own, left_out = iconbed.training_set(ROUND)
+    assert left_out == len(ids) - 2
+    assert own["id"].to_pylist() == [ids[2], ids[5]]
+    assert own["chain"].to_pylist() == [chain_of(ids[2]), chain_of(ids[5])]
+
+
+def test_images_without_a_chain_may_get_the_teachers_or_stay_with_their_label(iconbed, store, info):
+    ids = iconbed.source_index("paint", "in")["id"].to_pylist()
+    write_kept(iconbed, ids[3])
+    teachers = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
+    texts = {row["id"]: row["text"] for row in teachers}
+    for without_chain in ("teacher", "labels"):
+        own, left_out = with_setting(iconbed, without_chain=without_chain).training_set(ROUND)
+        own = own.to_pylist()
+        assert left_out == 0
+        assert sorted(row["id"] for row in own) == sorted(ids)
+        for row in own:
+            others = texts[row["id"]] if without_chain == "teacher" else None
+            assert row["chain"] == (chain_of(ids[3]) if row["id"] == ids[3] else others)
+
+
+def test_a_round_that_keeps_no_chain_goes_on_with_what_was_asked_for_or_says_so(iconbed):
+    ids = iconbed.source_index("paint", "in")["id"].to_pylist()
+    write_kept(iconbed)
+    for without_chain, chains in (("teacher", len(ids)), ("labels", 0)):
+        own = with_setting(iconbed, without_chain=without_chain).training_set(ROUND)[0]
+        assert sorted(own["id"].to_pylist()) == sorted(ids)
+        assert own["chain"].is_valid().to_pylist().count(True) == chains
+    with pytest.raises(ValueError, match=r"sarr-1/kept: no sample .* see sarr.filter, .* sarr.without_chain"):
+        iconbed.training_set(ROUND)
+
+
+def test_chains_are_checked_as_a_training_reads_them(iconbed, tmp_path):
+    shutil.copytree(Path(iconbed.config.storage) / "datasets", tmp_path / "datasets")
+    data = StageData(iconbed.config.model_copy(update={"storage": str(tmp_path)}), iconbed.info)
+    rules = Path(chains_location(str(tmp_path), "iconbed", "rules"))
+    gradient, sketch, flat = (rules / domain for domain in ("gradient", "sketch", "flat"))
+    data.check_chains(MTCT)
+    shutil.rmtree(gradient)
+    data.check_chains(MTCT)
+    training = set(data.source_index("paint", "in")["id"].to_pylist())
+
+    def rewrite(folder, change):
+        location = str(folder / "part-00000.parquet")
+        rows = read_table(location)
+        changed = [row | change if row["id"] in training else row for row in rows.to_pylist()]
+        write_table(location, pa.Table.from_pylist(changed, rows.schema))
+
+    rewrite(sketch, {"kept": False})
+    data.check_chains(MTCT)
+    rewrite(flat, {"text": "It is a bird."})
+    with pytest.raises(ValueError, match=r"rules/flat: row iconbed/flat/.*: the chain has no <SUMMARY>"):
+        data.check_chains(MTCT)
+    rewrite(flat, {"kept": False})
+    with pytest.raises(ValueError, match="rules: no sample of the source domains has a kept chain"):
+        data.check_chains(MTCT)
+    for folder in (sketch, flat):
+        shutil.rmtree(folder)
+    with pytest.raises(StorageError, match="rules: no chains for flat, gradient, sketch; choose another"):
+        data.check_chains(MTCT)
+
+
+def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info):
+    settings = load_config("demo").model_copy(update={"storage": store})
+    rows = StageData(settings, info).evaluation_set("flat").to_pylist()
+    groups = {(row["domain"], row["part"], row["held_out"]) for row in rows}
+    assert groups == {("flat", "in", True), ("flat", "out", True)} | {
+        (domain, "out", False) for domain in ("gradient", "paint", "sketch")
+    }
+    assert len({row["id"] for row in rows}) == len(rows) == 287 + 3 * 57
+    assert sum(row["part"] == "in" for row in rows) == 230
+
+
+def test_a_fold_of_two_domains_reads_only_the_others(store, info):
+    settings = load_config("demo").model_copy(update={"storage": store})
+    data = StageData(settings, info)
+    assert set(data.source_index("flat+paint", "in")["domain"].to_pylist()) == {"gradient", "sketch"}
+    rows = data.evaluation_set("flat+paint").to_pylist()
+    assert {row["domain"] for row in rows if row["held_out"]} == {"flat", "paint"}
+    assert len(rows) == 2 * 287 + 2 * 57
+
+
+def test_base_classes_alone_are_trained_and_validated_on_and_all_are_tested(store, info):
+    settings = load_config("demo", ["data.classes=base"]).model_copy(update={"storage": store})
+    data = StageData(settings, info)
+    base = set(info.classes[:6])
+    for part in ("in", "out"):
+        assert set(data.source_index("flat", part)["label"].to_pylist()) == base
+    assert set(data.training_set(Stage("flat", "mtct", 0))[0]["label"].to_pylist()) == base
+    rows = data.evaluation_set("flat").to_pylist()
+    assert {row["label"] for row in rows if row["held_out"]} == set(info.classes)
+    assert {row["label"] for row in rows if not row["held_out"]} == base

@@ -1,0 +1,97 @@
+import runpy
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rdmldg_ray.cli import app
+from rdmldg_ray.cli.base import mistakes_explained
+from rdmldg_ray.runtime.errors import WorkFailed
+from rdmldg_ray.runtime.submission import stage_files
+from tests.helpers.repository import ROOT
+
+JOBS = ROOT / "jobs"
+MIB = 2**20
+
+
+def submit(*arguments):
+    command = ["submit", "--address", "http://127.0.0.1:9", *arguments]
+    return CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+
+
+def test_the_package_and_named_yaml_files_are_sent_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".git", ".venv", "rdmldg-store"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    (tmp_path / "folder").mkdir()
+    arguments = ["mine.yaml", "--space", "filters", "sarr.rounds=1", "not-there.yaml"]
+    assert stage_files(tmp_path / "folder", arguments) == arguments
+    sent = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert sent == ["mine.yaml", "rdmldg_ray"]
+    files = [path for path in (tmp_path / "folder").rglob("*") if path.is_file()]
+    assert (tmp_path / "folder/rdmldg_ray/models/tiny_base/model.safetensors") in files
+    assert not [path for path in files if "__pycache__" in path.parts]
+    assert sum(path.stat().st_size for path in files) < 50 * MIB, "Ray refuses more than 100 MiB"
+
+
+def test_a_recipe_elsewhere_is_named_as_it_is_sent(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/mine.yaml").write_text("name: mine\n")
+    (tmp_path / "sent").mkdir()
+    assert stage_files(tmp_path / "sent", [f"{tmp_path}/a/mine.yaml", "x=1"]) == ["mine.yaml", "x=1"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b", "sent"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text("name: mine\n")
+    (tmp_path / "sent/mine.yaml").unlink()
+    with pytest.raises(ValueError, match=r"b/mine\.yaml: another file of the same name is sent"):
+        stage_files(tmp_path / "sent", [f"{tmp_path}/a/mine.yaml", f"{tmp_path}/b/mine.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["iconbed"], "'rdmldg-store' would be a folder of the job's own"),
+        (["iconbed", "storage=here"], "'here' would be a folder of the job's own"),
+        (["iconbed", "--storage", "here"], "'here' would be a folder of the job's own"),
+        (["iconbet", "--storage", "s3://bucket/x"], "did you mean 'iconbed'?"),
+        (["iconbed", "--storage", "s3://bucket/x", "mtct.epoch=3"], "did you mean 'epochs'?"),
+        (["iconbed", "--storage", "s3://bucket/x", "--trails", "0"], "No such option: --trails"),
+        (["--job", "sweep", "iconbed", "--storage", "s3://bucket/x"], "Missing option '--space'"),
+        (["--job", "ingest", "s3://bucket/data", "--dataset", "pacs"], "would be a folder of the job's own"),
+    ],
+)
+def test_wrong_usage_is_found_before_anything_is_sent(arguments, message):
+    result = submit(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_what_to_look_at():
+    result = submit("iconbed", "--storage", "s3://bucket/x")
+    assert result.exit_code == 2
+    assert "no job server at http://127.0.0.1:9" in result.stderr and "tunnel" in result.stderr
+
+
+@pytest.mark.parametrize("job", ["ingest", "annotate", "run", "evaluate", "sweep"])
+def test_each_script_is_its_command(job, monkeypatch, capsys):
+    for arguments, code in ((["--help"], 0), ([], 2)):
+        monkeypatch.setattr(sys, "argv", [f"{job}.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(JOBS / f"{job}.py"), run_name="__main__")
+        assert ended.value.code == code
+    assert f"{job}.py {job}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ValueError("no such domain"), 2), (WorkFailed("no resources"), 1)]
+)
+def test_what_could_not_be_done_ends_otherwise_than_what_was_asked_wrongly(error, code, capsys):
+    with pytest.raises(typer.Exit) as ended, mistakes_explained(debug=False):
+        raise error
+    assert ended.value.exit_code == code
+    assert capsys.readouterr().err == f"error: {error}\n"

@@ -1,0 +1,109 @@
+"""What of a sweep needs no cluster."""
+
+import json
+import math
+
+import pytest
+
+from rdmldg_ray.config.load import load_config
+from rdmldg_ray.sweeps.space import Range, SweepSpace
+
+pytest.importorskip("optuna")
+sweep = pytest.importorskip("rdmldg_ray.sweeps.tuner")
+
+
+def test_an_address_is_held_by_one_until_it_is_released():
+    claims = sweep.Claims()
+    assert claims.take("a", "first")
+    assert claims.take("a", "first")
+    assert not claims.take("a", "second")
+    assert claims.take("b", "second")
+    claims.release("a", "second")  # not its own
+    assert not claims.take("a", "second")
+    claims.release("a", "first")
+    assert claims.take("a", "second")
+
+
+def test_what_a_killed_trial_held_is_free_after_a_while(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: now)
+    claims = sweep.Claims()
+    claims.take("a", "killed")
+    now += sweep._LEASE_S - 1
+    assert not claims.take("a", "other")
+    now += 2
+    assert claims.take("a", "other")
+    claims.release("a", "killed")
+    assert not claims.take("a", "killed")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cluster", "trials"),
+    [
+        # Workers 2 x 0.5 and, since they stay while training, engines 2 x 0.25.
+        ((), {"CPU": 2}, 1),
+        ((), {"CPU": 6}, 4),
+        (("engines.keep_while_training=false",), {"CPU": 6}, 6),
+        ((), {"CPU": 0.5}, 1),
+        (
+            ("workers.gpus_per_worker=1", "engines.gpus_per_engine=1", "engines.num_engines=4"),
+            {"CPU": 64, "GPU": 8},
+            2,
+        ),
+    ],
+)
+def test_as_many_trials_run_at_once_as_there_is_room_for(overrides, cluster, trials):
+    assert sweep.concurrent_trials(load_config("demo", list(overrides)), cluster) == trials
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        Range(min=0.25, max=4),
+        Range(min=1e-4, max=1e-2, scale="log"),
+        Range(min=4, max=6, integer=True),
+        Range(min=1, max=64, scale="log", integer=True),
+        [None, 80, 0.5, "cosine"],
+    ],
+)
+def test_what_is_drawn_lies_in_its_range_and_can_be_written_down(values):
+    space = SweepSpace(search="random", trials=3, settings={"x": values})
+    drawn = [sweep._param_space(space)["x"].sample() for _ in range(200)]
+    assert json.loads(json.dumps(drawn)) == drawn
+    if isinstance(values, list):
+        assert set(drawn) == set(values)
+        return
+    assert all(values.min <= value <= values.max for value in drawn)
+    if values.integer:
+        assert all(isinstance(value, int) for value in drawn)
+        assert {int(values.min), int(values.max)} <= set(drawn) or values.max > 10
+    elif values.scale == "log":
+        middle = sum(value < math.sqrt(values.min * values.max) for value in drawn)
+        assert 60 < middle < 140
+
+
+def test_a_grid_is_handed_to_tune_as_one():
+    space = SweepSpace(settings={"x": [1, 2]})
+    assert sweep._param_space(space) == {"x": {"grid_search": [1, 2]}}
+
+
+def test_optuna_searches_the_space_as_it_is_written():
+    space = SweepSpace(
+        search="optuna",
+        trials=3,
+        settings={
+            "mtct.learning_rate": Range(min=1e-4, max=1e-2, scale="log"),
+            "lora.rank": Range(min=4, max=16, integer=True),
+            "sarr.filter.max_tokens": [None, 90],
+        },
+    )
+    search = sweep.OptunaSearch(seed=space.seed)
+    assert search.set_search_properties("score", "max", sweep._param_space(space))
+    for number in range(5):
+        found = search.suggest(f"trial-{number}")
+        assert set(found) == set(space.settings)
+        assert 1e-4 <= found["mtct.learning_rate"] <= 1e-2
+        assert found["lora.rank"] in range(4, 17)
+        assert found["sarr.filter.max_tokens"] in (None, 90)
+        assert json.loads(json.dumps(found)) == found
+        search.on_trial_complete(f"trial-{number}", {"score": 0.1 * number, "training_iteration": 1})

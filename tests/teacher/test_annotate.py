@@ -1,0 +1,452 @@
+"""A teacher's annotation against an endpoint of our own that answers well, badly and not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+
+from rdmldg_ray import storage
+from rdmldg_ray.chains.attach import attach_chains
+from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.prompts import TEACHER_PROMPT_VERSION, teacher_prompt
+from rdmldg_ray.chains.store import read_chains
+from rdmldg_ray.datasets.builtin.questions import NAME as VQA
+from rdmldg_ray.datasets.builtin.questions import write_iconbed_vqa
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import chains_location, read_dataset_info, samples_location
+from rdmldg_ray.teacher import client as teacher
+from rdmldg_ray.teacher.annotate import Annotation, Request
+from rdmldg_ray.teacher.client import TeacherError
+from rdmldg_ray.teacher.pricing import known_price
+from tests.helpers.openai_endpoint import MODEL, Endpoint, Reply, completion, completion_of, refused, serving
+from tools import mini
+
+KEY = "sk-of-a-test-0123456789"
+PRICE = known_price("gpt-4o")
+ANSWER_COST = PRICE.of(400, 100)
+
+
+def chain(conclusion):
+    return render_chain(dict.fromkeys(STAGES, "words") | {"CONCLUSION": conclusion})
+
+
+def good(sample, before):
+    return completion(chain(sample["label"]))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = str(tmp_path_factory.mktemp("mini"))
+    mini.write_mini(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def samples(written):
+    return [
+        row
+        for domain in mini.DOMAINS
+        for row in storage.read_table(samples_location(written, mini.NAME, domain)).to_pylist()
+    ]
+
+
+@pytest.fixture
+def mini_root(tmp_path, written):
+    """The data set of its own for a test, without chains."""
+    for file in storage.list_files(written):
+        if "/chains/" not in file:
+            storage.write_bytes(str(tmp_path / file.removeprefix(f"{written}/")), storage.read_bytes(file))
+    return str(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    # Back-off as it is, only faster.
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
+
+
+def request(**changes):
+    settings = {
+        "model": "gpt-4o",
+        "source": "gpt-4o",
+        "candidates": 3,
+        "max_tokens": 1024,
+        "temperature": None,
+        "concurrency": 8,
+        "price": PRICE,
+        "max_cost": None,
+        "max_samples": None,
+    }
+    return Request(**settings | changes)
+
+
+def annotate(root, samples, reply, seen=None, **changes):
+    """Annotate against an endpoint that answers with ``reply``; returns it and the outcome."""
+    annotation = Annotation(root, read_dataset_info(root, mini.NAME), request(**changes))
+    shown = [] if seen is None else seen
+    with serving(Endpoint(samples, reply)) as endpoint:
+        outcome = annotation.run(
+            teacher.Endpoint(annotation.request.model, endpoint.url), lambda *state: shown.append(state)
+        )
+    return endpoint, outcome
+
+
+def rows_of(root, source="gpt-4o"):
+    return read_chains(root, mini.NAME, source, mini.DOMAINS).to_pylist()
+
+
+def test_every_sample_gets_a_chain_that_training_finds(mini_root, samples):
+    seen = []
+    endpoint, outcome = annotate(mini_root, samples, good, seen)
+    assert (outcome.kept, outcome.rejected, outcome.failed, outcome.stopped) == (90, {}, {}, None)
+    assert set(endpoint.asked.values()) == {1}
+    rows = rows_of(mini_root)
+    assert {row["id"] for row in rows} == {row["id"] for row in samples}
+    labels = {row["id"]: row["label"] for row in samples}
+    for row in rows:
+        assert row["kept"] and row["reason"] is None and row["candidate"] == 0
+        assert row["conclusion"] == labels[row["id"]] and row["text"] == chain(labels[row["id"]])
+        assert (row["prompt_version"], row["model"]) == (TEACHER_PROMPT_VERSION, MODEL)
+        assert (row["prompt_tokens"], row["answer_tokens"]) == (400, 100)
+        assert row["cost"] == pytest.approx(ANSWER_COST)
+    # Nothing but parts and their description stays, and progress told tokens and cost.
+    there = storage.list_files(chains_location(mini_root, mini.NAME, "gpt-4o"))
+    assert all(file.endswith((".parquet", "/annotation.json")) for file in there)
+    assert seen[-1] == (90, 90, f"{90 * 500} tokens, ${90 * ANSWER_COST:.4f}")
+    info = read_dataset_info(mini_root, mini.NAME)
+    table = read_chains(mini_root, mini.NAME, "gpt-4o", ["flat", "paint"])
+    assert len(attach_chains(sample_index(mini_root, info, ["flat", "paint"]), table, "here")) == 60
+
+
+def test_the_teacher_sees_image_and_options_and_not_the_label(mini_root, samples):
+    endpoint, _ = annotate(mini_root, samples, good)
+    prompt = teacher_prompt(mini.CLASSES)
+    assert all(f"<{stage}>" in prompt and f"</{stage}>" in prompt for stage in STAGES)
+    assert all(name in prompt for name in mini.CLASSES)
+    for asked in endpoint.requests:
+        [turn] = asked["messages"]
+        image, text = turn["content"]
+        assert text == {"type": "text", "text": prompt}
+        assert set(image["image_url"]) == {"url", "detail"}
+        assert set(asked) == {"messages", "model", "max_completion_tokens"}
+    assert endpoint.keys == {f"Bearer {KEY}"}
+    # All of a request, but for the image, is the same for every sample.
+    for asked in endpoint.requests:
+        asked["messages"][0]["content"][0]["image_url"]["url"] = ""
+    assert len({json.dumps(asked) for asked in endpoint.requests}) == 1
+
+
+MALFORMED = {
+    "refusal": completion(None, refusal="I cannot help with that."),
+    "content_filter": completion("", finish="content_filter"),
+    "unfinished": completion("<SUMMARY>and so on", finish="length"),
+    "empty": completion("  \n"),
+    "no choice": completion_of([]),
+    "missing_stage": completion("It is a bird."),
+    "wrong_order": completion(chain("bird") + chain("bird")),
+    "text_outside": completion("Sure! " + chain("bird")),
+    "empty_stage": completion(chain("")),
+    "not_a_class": completion(chain("spoon")),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_what_is_no_chain_is_drawn_again_and_kept_with_its_reason(mini_root, samples, kind):
+    def reply(sample, before):
+        return MALFORMED[kind] if before == 0 else good(sample, before)
+
+    _, outcome = annotate(mini_root, samples, reply, max_samples=5)
+    reason = "empty" if kind == "no choice" else kind
+    assert (outcome.kept, outcome.rejected) == (5, {reason: 5})
+    rows = rows_of(mini_root)
+    assert Counter((row["candidate"], row["kept"], row["reason"]) for row in rows) == {
+        (0, False, reason): 5,
+        (1, True, None): 5,
+    }
+
+
+def test_a_wrong_conclusion_is_rejected_and_candidates_end(mini_root, samples):
+    def wrong(sample, before):
+        return completion(chain(next(name for name in mini.CLASSES if name != sample["label"])))
+
+    endpoint, outcome = annotate(mini_root, samples, wrong, candidates=2, max_samples=4)
+    assert (outcome.kept, outcome.rejected) == (0, {"wrong_class": 8})
+    assert set(endpoint.asked.values()) == {2}
+    # They are done with; with more candidates they are open again, and the others are not asked about.
+    endpoint, outcome = annotate(mini_root, samples, good, candidates=2, max_samples=4)
+    assert not endpoint.requests
+    endpoint, outcome = annotate(mini_root, samples, good, candidates=3, max_samples=4)
+    assert (len(endpoint.requests), outcome.kept) == (4, 4)
+    assert {row["candidate"] for row in rows_of(mini_root) if row["kept"]} == {2}
+
+
+FAULTS = {
+    "429": lambda: refused(429, {"retry-after-ms": "50"}, "rate_limit_exceeded"),
+    "429 that says nothing": lambda: refused(429),
+    "500": lambda: refused(500),
+    "503": lambda: Reply(b"<html>down for a moment</html>", 503, {"Content-Type": "text/html"}),
+    "cut stream": lambda: Reply(completion("x" * 4000).body, cut=True),
+    "time-out": lambda: Reply(b"{}", wait_s=1.5),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_that_pass_are_waited_out(mini_root, samples, fault, monkeypatch):
+    if fault == "time-out":
+        monkeypatch.setattr(teacher, "_TIMEOUT_S", 0.5)
+
+    def reply(sample, before):
+        return FAULTS[fault]() if before < 2 else good(sample, before)
+
+    endpoint, outcome = annotate(mini_root, samples, reply, max_samples=4)
+    assert (outcome.kept, outcome.rejected, outcome.failed) == (4, {}, {})
+    assert set(endpoint.asked.values()) == {3}
+
+
+def test_requests_follow_the_servers_allowance(mini_root, samples):
+    """One request is left, and they come back at 20 a second."""
+    allowance = {
+        "x-ratelimit-limit-requests": "21",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "1050ms",
+    }
+
+    def reply(sample, before):
+        answer = good(sample, before)
+        return Reply(answer.body, headers=allowance)
+
+    endpoint, outcome = annotate(mini_root, samples, reply, max_samples=21, concurrency=1)
+    assert outcome.kept == 21
+    gaps = [after - before for before, after in zip(endpoint.times, endpoint.times[1:], strict=False)]
+    # Never sooner than allowed; how much later depends on the machine.
+    assert min(gaps) > 0.045
+
+
+def test_no_more_requests_are_under_way_than_asked_for(mini_root, samples):
+    def slowly(sample, before):
+        answer = good(sample, before)
+        answer.wait_s = 0.02
+        return answer
+
+    endpoint, _ = annotate(mini_root, samples, slowly, concurrency=3)
+    assert endpoint.most_at_once <= 3
+
+
+def test_a_sample_without_an_answer_is_told_and_asked_about_again(mini_root, samples, monkeypatch):
+    monkeypatch.setattr(teacher, "_RETRIES", 1)
+    bad = sorted(row["id"] for row in samples)[7]
+
+    def reply(sample, before):
+        return refused(500, words="broken") if sample["id"] == bad else good(sample, before)
+
+    _, outcome = annotate(mini_root, samples, reply)
+    assert (outcome.kept, outcome.stopped) == (89, None)
+    [(message, count)] = outcome.failed.items()
+    assert (count, "answered 500: " in message) == (1, True)
+    endpoint, outcome = annotate(mini_root, samples, good)
+    assert (dict(endpoint.asked), outcome.kept) == ({bad: 1}, 1)
+
+
+STOPS = {
+    "wrong key": (
+        refused(401, words=f"Incorrect API key provided: {KEY}"),
+        "refused access (401); check OPENAI",
+    ),
+    "no access": (refused(403, words=KEY), "refused access (403); check OPENAI_API_KEY, and that it may use"),
+    "no model": (refused(404), "does not know the model 'gpt-4o'"),
+    "no credit": (refused(429, code="insufficient_quota"), "the account has no credit left"),
+    "come back tomorrow": (
+        refused(429, {"retry-after": "86400"}, "rate_limit_exceeded"),
+        "run the same command",
+    ),
+    "bad request": (refused(400, words=f"no images, {KEY}"), "answered 400: "),
+    "no JSON": (Reply(b"<html>welcome</html>", headers={"Content-Type": "text/html"}), "check the base URL"),
+}
+
+
+@pytest.mark.parametrize("kind", STOPS)
+def test_what_no_sample_can_mend_stops_at_once_and_says_why(mini_root, samples, kind, monkeypatch, capfd):
+    monkeypatch.setattr(teacher, "_RETRIES", 1)
+    answer, words = STOPS[kind]
+
+    def reply(sample, before):
+        return answer if len(endpoint_requests) >= 10 else endpoint_requests.append(1) or good(sample, before)
+
+    endpoint_requests = []
+    with pytest.raises(TeacherError) as caught:
+        annotate(mini_root, samples, reply, concurrency=2)
+    assert words in str(caught.value)
+    printed = "".join(capfd.readouterr())
+    assert KEY not in str(caught.value) + printed
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert len(rows_of(mini_root)) == 10  # what was answered is kept
+    there = storage.list_files(chains_location(mini_root, mini.NAME, "gpt-4o"))
+    assert not any(KEY.encode() in storage.read_bytes(file) for file in there)
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password(mini_root, monkeypatch):
+    monkeypatch.setattr(teacher, "_RETRIES", 0)
+    annotation = Annotation(mini_root, read_dataset_info(mini_root, mini.NAME), request())
+    with pytest.raises(TeacherError, match=r"no answer from http://127.0.0.1:9/v1, or a cut one") as caught:
+        annotation.run(
+            teacher.Endpoint("gpt-4o", "http://someone:secret@127.0.0.1:9/v1"), lambda *state: None
+        )
+    assert "secret" not in str(caught.value)
+
+
+def test_without_a_key_nothing_is_asked(mini_root, samples, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(TeacherError, match="no API key: set OPENAI_API_KEY"):
+        annotate(mini_root, samples, good)
+
+
+def test_the_budget_stops_before_it_is_passed_and_holds_over_calls(mini_root, samples):
+    most_each = PRICE.of(0, 1024)  # what an answer may cost is set aside before it is asked for
+    limit = 10 * ANSWER_COST + 2 * most_each
+    endpoint, outcome = annotate(mini_root, samples, good, max_cost=limit)
+    spent = len(endpoint.requests) * ANSWER_COST
+    assert limit - 2 * most_each < spent <= limit
+    assert "of --max-cost" in outcome.stopped
+    assert outcome.kept == len(endpoint.requests) == len(rows_of(mini_root))
+    endpoint, outcome = annotate(mini_root, samples, good, max_cost=limit)
+    assert not endpoint.requests and outcome.stopped
+    endpoint, outcome = annotate(mini_root, samples, good)
+    assert outcome.kept + spent / ANSWER_COST == pytest.approx(90)
+
+
+def test_a_limit_in_dollars_needs_a_price(mini_root):
+    info = read_dataset_info(mini_root, mini.NAME)
+    with pytest.raises(ValueError, match=r"the price of 'llama' is not known.*--prices"):
+        Annotation(mini_root, info, request(model="llama", price=None, max_cost=1.0))
+
+
+def test_an_unknown_price_is_no_price(mini_root, samples):
+    seen = []
+    annotate(mini_root, samples, good, seen, price=None, max_samples=2)
+    assert {row["cost"] for row in rows_of(mini_root)} == {None}
+    assert seen[-1] == (2, 2, "1000 tokens")
+
+
+def test_few_samples_are_of_all_domains_and_classes(mini_root):
+    info = read_dataset_info(mini_root, mini.NAME)
+    pending = Annotation(mini_root, info, request(max_samples=30)).pending
+    assert len(pending) == 30
+    assert {(row["domain"], row["label"]) for row in pending} == {
+        (domain, label) for domain in mini.DOMAINS for label in mini.CLASSES
+    }
+
+
+def test_the_estimate_learns_how_long_answers_are(mini_root, samples):
+    info = read_dataset_info(mini_root, mini.NAME)
+    before = Annotation(mini_root, info, request()).estimate()
+    assert (before.samples, before.answer_tokens) == (90, 90 * 350)
+    annotate(mini_root, samples, good, max_samples=30)
+    after = Annotation(mini_root, info, request()).estimate()
+    assert (after.samples, after.answer_tokens) == (60, 60 * 100)
+
+
+def test_answers_of_another_teacher_or_prompt_are_not_mixed_in(mini_root, samples, monkeypatch):
+    info = read_dataset_info(mini_root, mini.NAME)
+    annotate(mini_root, samples, good, max_samples=1)
+    with pytest.raises(ValueError, match=r"annotation.json: .*model was 'gpt-4o'; .*\(--name\)"):
+        Annotation(mini_root, info, request(model="gpt-4.1"))
+    monkeypatch.setattr("rdmldg_ray.teacher.annotate.TEACHER_PROMPT_VERSION", "teacher-2")
+    with pytest.raises(ValueError, match="prompt_version was 'teacher-1'"):
+        Annotation(mini_root, info, request())
+
+
+def test_chains_that_came_otherwise_are_not_mixed_with(written):
+    with pytest.raises(ValueError, match=r"rules: holds chains that no teacher was asked for here.*--name"):
+        Annotation(written, read_dataset_info(written, mini.NAME), request(source="rules"))
+
+
+def test_killed_at_any_time_no_answer_is_paid_twice(mini_root, samples):
+    """Killed three times while requests wait for their answers."""
+    endpoint = Endpoint(samples, good)
+    answering = _Answering(endpoint)
+    endpoint.reply = answering.reply
+    with serving(endpoint):
+        for allowed in (7, 40, 75):
+            answering.allowed = allowed
+            process = _start(mini_root, endpoint.url)
+            deadline = time.monotonic() + 60
+            while _answers_on_storage(mini_root) < allowed:
+                assert process.poll() is None, "it ended by itself"
+                assert time.monotonic() < deadline, "the answers never came"
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        answering.allowed = 1000
+        assert _start(mini_root, endpoint.url).wait(timeout=60) == 0
+    assert len(endpoint.answered) == 90
+    assert set(endpoint.answered.values()) == {1}
+    assert Counter(row["id"] for row in rows_of(mini_root)) == Counter(row["id"] for row in samples)
+
+
+class _Answering:
+    """Lets so many answers go out in all, and holds the others back until their client is gone."""
+
+    def __init__(self, endpoint):
+        self.endpoint = endpoint
+        self.allowed = 0
+        self.given = 0
+
+    def reply(self, sample, before):
+        with self.endpoint.lock:
+            if self.given < self.allowed:
+                self.given += 1
+                return good(sample, before)
+        return Reply(b"", 500, wait_s=5)
+
+
+def _answers_on_storage(root):
+    location = chains_location(root, mini.NAME, "gpt-4o")
+    parts = storage.list_files(location, ".parquet")
+    journal = storage.list_files(storage.join(location, "_journal"), ".json")
+    return sum(len(storage.read_table(file, ["id"])) for file in parts) + len(journal)
+
+
+def _start(root, url):
+    command = [
+        sys.executable,
+        "-m",
+        "rdmldg_ray",
+        "annotate",
+        mini.NAME,
+        "--storage",
+        root,
+        "--base-url",
+        url,
+    ]
+    return subprocess.Popen([*command, "--concurrency", "4"], env=os.environ)
+
+
+def test_a_sample_with_a_question_of_its_own_is_asked_it_and_judged_by_its_options(tmp_path):
+    root = str(tmp_path)
+    write_iconbed_vqa(root)
+    info = read_dataset_info(root, VQA)
+    annotation = Annotation(root, info, request(max_samples=4, candidates=1))
+    asked = {row["id"]: row for row in annotation.pending}
+    assert len({row["question"] for row in asked.values()}) > 1
+    images = storage.read_images(pa.Table.from_pylist(annotation.pending))
+    served = [row | {"image": image} for row, image in zip(annotation.pending, images, strict=True)]
+    first = annotation.pending[0]["id"]
+
+    def reply(sample, before):
+        return completion(chain("dog" if sample["id"] == first else sample["label"]))
+
+    with serving(Endpoint(served, reply)) as endpoint:
+        annotation.run(teacher.Endpoint("gpt-4o", endpoint.url), lambda *state: None)
+    texts = sorted(turn["messages"][0]["content"][1]["text"] for turn in endpoint.requests)
+    assert texts == sorted(teacher_prompt(row["options"], row["question"]) for row in asked.values())
+    chains = read_chains(root, VQA, "gpt-4o", info.environments).to_pylist()
+    assert {row["id"]: row["reason"] for row in chains} == dict.fromkeys(asked) | {first: "not_a_class"}
