@@ -7,6 +7,10 @@ import pyarrow as pa
 from rdmldg_ray.config.schema import Config, TrainingConfig
 from rdmldg_ray.mtct.batching import BatchPlan
 
+# Below a training's folder.
+ADAPTER_FOLDER = "adapter"
+METRICS_FILE = "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class TrainJob:

@@ -36,7 +36,7 @@ from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.mtct.checks import check_finite, memory_explained
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
-from rdmldg_ray.mtct.job import TrainJob
+from rdmldg_ray.mtct.job import ADAPTER_FOLDER, METRICS_FILE, TrainJob
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.metrics import Meter, describe, json_line
 from rdmldg_ray.mtct.positions import decoder_inputs
@@ -74,7 +74,7 @@ class Worker:
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.engine = self._initialize_deepspeed()
         self.prompts = PathwayPrompts(load_processor(base), job.class_names, job.config.model.image_settings)
-        self.metrics_log = join(job.stage, "metrics.jsonl")
+        self.metrics_log = join(job.stage, METRICS_FILE)
         self.metrics: list[str] = []
         self.progress = ProgressFile(job.stage) if self.rank == 0 else None
         self.trackers: list[StageTracker] = []
@@ -314,7 +314,7 @@ class Worker:
                 with tempfile.TemporaryDirectory() as folder:
                     save_trained(self.model, Path(folder))
                     pq.write_table(known, Path(folder) / PARITY_FILE)
-                    upload_folder(Path(folder), join(self.job.stage, "adapter"))
+                    upload_folder(Path(folder), join(self.job.stage, ADAPTER_FOLDER))
         dist.barrier()
 
 

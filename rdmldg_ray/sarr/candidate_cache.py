@@ -1,4 +1,4 @@
-"""Draws that were made before, handed out again instead of being made once more.
+"""Candidates that were drawn before, handed out again instead of being drawn once more.
 
 An answer depends on the model, the sample's id, the number of the draw and the seed, and on nothing
 that the filter decides. So what one trial of a sweep has drawn serves all others of the same model: each
@@ -22,7 +22,7 @@ class Writer(Protocol):
     def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]: ...
 
 
-class Draws:
+class CandidateCache:
     """Stands before an engine pool, which it asks for only when there is something new to draw.
 
     Args:

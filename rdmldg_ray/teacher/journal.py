@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from rdmldg_ray import storage
+from rdmldg_ray.chains.store import read_chain_file
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, PART, chains_location
 
 ANSWER_SCHEMA = pa.schema(
@@ -28,7 +29,7 @@ ANSWER_SCHEMA = pa.schema(
         ("cost", pa.float64()),  # US dollars; null where the price is not known
     ]
 )
-_COUNTED = ["id", "candidate", "kept", "prompt_tokens", "answer_tokens", "cost"]
+_COUNTED = ["id", "candidate", "accepted", "prompt_tokens", "answer_tokens", "cost"]
 _ROWS_PER_FLUSH = 256
 
 
@@ -37,7 +38,7 @@ class Progress:
     """What was drawn for a sample so far."""
 
     candidates: int = 0
-    kept: bool = False
+    accepted: bool = False
 
 
 class AnswerStore:
@@ -118,7 +119,7 @@ class AnswerStore:
             files = storage.list_files(storage.join(self.location, domain), ".parquet")
             self._parts[domain] = len(files)
             for file in files:
-                for row in storage.read_table(file, _COUNTED).to_pylist():
+                for row in read_chain_file(file, _COUNTED).to_pylist():
                     seen.add((row["id"], row["candidate"]))
                     self._count(row)
         for entry in self._journal_entries():
@@ -129,12 +130,16 @@ class AnswerStore:
 
     def _journal_entries(self) -> Iterator[dict[str, Any]]:
         for file in storage.list_files(self._journal(), ".json"):
-            yield storage.read_json(file)
+            entry = storage.read_json(file)
+            row = entry["row"]
+            # As release 0.1.0 wrote it.
+            row["accepted"] = row.pop("kept", row.get("accepted"))
+            yield entry
 
     def _count(self, row: dict[str, Any]) -> None:
         progress = self._samples.setdefault(row["id"], Progress())
         progress.candidates = max(progress.candidates, row["candidate"] + 1)
-        progress.kept |= row["kept"]
+        progress.accepted |= row["accepted"]
         self.answers += 1
         self.prompt_tokens += row["prompt_tokens"]
         self.answer_tokens += row["answer_tokens"]

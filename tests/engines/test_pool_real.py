@@ -16,7 +16,7 @@ from rdmldg_ray.engines.engine import EngineError, Request
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.parity import ParityError
-from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.run import Run
 from rdmldg_ray.sarr.round import generate_round
 from rdmldg_ray.storage import join, read_images, read_table, write_table
 from tests.helpers import adapters
@@ -34,7 +34,7 @@ def pipeline(tmp_path_factory, ray_cluster):
     root = str(tmp_path_factory.mktemp("mini"))
     mini.write_mini(root)
     config = load_config("demo", ["data.dataset=mini", f"storage={root}"])
-    return Pipeline(config, read_dataset_info(root, "mini"), Console())
+    return Run(config, read_dataset_info(root, "mini"), Console())
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config.schema import SarrConfig
 from rdmldg_ray.engines.engine import ANSWER_SCHEMA, Request
-from rdmldg_ray.sarr.candidate_cache import Draws
+from rdmldg_ray.sarr.candidate_cache import CandidateCache
 from rdmldg_ray.sarr.sampling import draw_candidates
 
 CLASSES = ["bird", "tool"]
@@ -82,7 +82,7 @@ def test_a_replayed_round_has_the_candidates_that_it_would_have_had_alone(first,
     alone_pool, pool = FixedAnswers(), FixedAnswers()
     alone = draw(alone_pool, **then)
     earlier = draw(FixedAnswers(), **first)
-    draws = Draws(earlier, lambda: pool)
+    draws = CandidateCache(earlier, lambda: pool)
     assert rounded(draw(draws, **then)) == rounded(alone)
     drawn = set(zip(earlier["id"].to_pylist(), earlier["candidate"].to_pylist(), strict=True))
     assert set(pool.asked) == set(alone_pool.asked) - drawn
@@ -94,7 +94,7 @@ def test_the_pool_is_not_even_started_when_nothing_is_new():
         raise AssertionError("asked for the pool")
 
     strict = draw(FixedAnswers(), filter={"max_tokens": 12})
-    draws = Draws(strict, pool)
+    draws = CandidateCache(strict, pool)
     draw(draws, filter={"max_tokens": 18})
     assert draws.drawn_anew == 0
 
@@ -102,6 +102,6 @@ def test_the_pool_is_not_even_started_when_nothing_is_new():
 def test_draws_of_several_rounds_serve_together_and_each_once():
     one = draw(FixedAnswers(), filter={"max_tokens": 13})
     two = draw(FixedAnswers(), filter={"min_logprob": -0.05})
-    draws = Draws(pa.concat_tables([one, two]), FixedAnswers)
+    draws = CandidateCache(pa.concat_tables([one, two]), FixedAnswers)
     answers = list(draws.generate(SAMPLES, Request("reasoning", 0, 1.0, 1.0, 99, 0)))
     assert [len(table) for table in answers] == [8]
