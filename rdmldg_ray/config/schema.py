@@ -37,7 +37,8 @@ class DataConfig(Section):
         ["all"],
         min_length=1,
         description="Held-out domains, a fold for each; 'a+b' holds several out together. Or 'all' (each "
-        "domain in turn), 'pairs' (for leave-one-domain-out cross-validation) or 'single-source' (all but one).",
+        "domain in turn), 'pairs' (for leave-one-domain-out cross-validation), 'single-source' (trains on "
+        "each domain alone).",
     )
     chains: str = Field("rules", description="The teacher whose chains MTCT trains on.")
     trial_seed: Annotated[int, Field(ge=0)] = Field(
