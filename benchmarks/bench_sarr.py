@@ -43,7 +43,7 @@ from rdmldg_ray.datasets.builtin.iconbed import iconbed_info, write_iconbed
 from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.datasets.index import sample_index, take_split
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.engines.engine import Request
+from rdmldg_ray.engines.engine import GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool, engine_environment
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.runtime.session import ray_session
@@ -314,7 +314,7 @@ def merged_model(config: Config, adapter: str | None, folder: Path) -> str:
 
 def run_pool(pool: EnginePool, part: pa.Table, config: SarrConfig) -> tuple[int, float]:
     """Generated tokens, and seconds."""
-    request = Request("reasoning", 0, TEMPERATURE, 1.0, config.max_new_tokens, SEED)
+    request = GenerationRequest("reasoning", 0, TEMPERATURE, 1.0, config.max_new_tokens, SEED)
     started = time.perf_counter()
     tokens = sum(sum(answers["num_tokens"].to_pylist()) for answers in pool.generate(part, request))
     return tokens, time.perf_counter() - started

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -161,7 +162,7 @@ Rows = Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]
 def _jsonl_rows(file: str) -> Rows:
     for number, line in enumerate(storage.read_bytes(file).splitlines(), 1):
         if line.strip():
-            yield f"{file}, line {number}", lambda line=line: _from_sharegpt(line)  # type: ignore[misc]
+            yield f"{file}, line {number}", partial(_from_sharegpt, line)
 
 
 def _parquet_rows(file: str) -> Rows:
@@ -171,7 +172,7 @@ def _parquet_rows(file: str) -> Rows:
             raise ValueError(f"{file}: has no columns 'id' and 'text'; it has: {', '.join(sorted(names))}")
         table = parquet.read(columns=[name for name in CHAIN_SCHEMA.names if name in names])
     for number, row in enumerate(table.to_pylist(), 1):
-        yield f"{file}, row {number}", lambda row=row: row  # type: ignore[misc]
+        yield f"{file}, row {number}", partial(dict, row)
 
 
 def _from_sharegpt(line: bytes) -> Mapping[str, Any]:

@@ -90,12 +90,11 @@ def entropy_falls(tokens: pa.Table, before: str, after: str, least_count: int = 
             row["token"]: (row["entropy_mean"], row["entropy_count"]) for row in found.to_pylist()
         }
     assert means[before].keys() == means[after].keys(), "the models were measured on other targets"
-    rows = [
-        {"token": token, "count": count, "before": old, "after": (new := means[after][token][0])}
-        | {"fall": old - new}
-        for token, (old, count) in means[before].items()
-        if count >= least_count
-    ]
+    rows = []
+    for token, (old, count) in means[before].items():
+        new = means[after][token][0]
+        if count >= least_count:
+            rows.append({"token": token, "count": count, "before": old, "after": new, "fall": old - new})
     return sorted(rows, key=lambda row: (-row["fall"], row["token"]))
 
 

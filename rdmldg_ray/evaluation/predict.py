@@ -8,7 +8,7 @@ from rdmldg_ray.chains.format import conclusion_of, match_class
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.datasets.schema import question_columns
-from rdmldg_ray.engines.engine import Request
+from rdmldg_ray.engines.engine import GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 
@@ -32,9 +32,9 @@ def predict(
     total = len(samples) * len(pathways)
     tables: list[pa.Table] = []
     for pathway in pathways:
-        request = Request(
+        request = GenerationRequest(
             pathway=pathway,
-            attempt=0,
+            candidate=0,
             temperature=0.0,
             top_p=1.0,
             max_new_tokens=config.evaluation.max_new_tokens,

@@ -131,9 +131,11 @@ def _side_by_side(runs: Sequence[RunResults]) -> Table | None:
     if len(runs) < 2:
         return None
     columns: dict[tuple[str, str], dict[str, str]] = {}
-    for run, stage, pathway, _, target_in, *_ in headline(runs).rows:
-        if pathway:  # not the paper's, which have none
-            columns.setdefault((stage, pathway), {})[run] = target_in
+    table = headline(runs)
+    for row in (dict(zip(table.columns, row, strict=True)) for row in table.rows):
+        if row["pathway"]:  # not the paper's, which have none
+            target = row[f"{_MEASURES['target_in']}, %"]
+            columns.setdefault((row["stage"], row["pathway"]), {})[row["run"]] = target
     names = [run.name for run in runs]
     rows = [[*place, *(found.get(name, "-") for name in names)] for place, found in columns.items()]
     return Table(f"Side by side: {_MEASURES['target_in']}, %", ["stage", "pathway", *names], rows)

@@ -145,7 +145,7 @@ class FoldPipeline:
                 training=training,
                 training_set=training_set,
                 class_names=list(self.info.classes),
-                stage=location,
+                location=location,
                 adapter=adapter,
                 seed=self.config.seed + stage.round,
             )

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from itertools import groupby
 
 import pyarrow as pa
-import yaml
 from rich.console import Console
 
-from rdmldg_ray.config.load import ConfigError, changes_no_result, flatten_settings
+from rdmldg_ray.config.load import ConfigError, changes_no_result, flatten_settings, parse_tree
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.mtct.batching import BatchPlan
@@ -113,7 +112,7 @@ class Run:
             return
         # A setting that is younger than the run had its default.
         before = flatten_settings(Config().model_dump(mode="json")) | flatten_settings(
-            yaml.safe_load(read_bytes(self.store.config_uri))
+            parse_tree(read_bytes(self.store.config_uri).decode())
         )
         now = flatten_settings(self.config.model_dump(mode="json"))
         # A mapping of the user's own, such as image settings, may have keys on one side only.

@@ -61,7 +61,7 @@ def judge_answers(
             "id": sample_id,
             "label": samples[sample_id]["label"],
             "domain": samples[sample_id]["domain"],
-            "candidate": answer["attempt"],
+            "candidate": answer["candidate"],
             "text": answer["text"],
             "error": answer["error"],
             "num_tokens": num_tokens,

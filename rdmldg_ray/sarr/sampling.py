@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from rdmldg_ray.config.schema import SarrConfig
 from rdmldg_ray.datasets.schema import question_columns
-from rdmldg_ray.engines.engine import Request
+from rdmldg_ray.engines.engine import GenerationRequest
 from rdmldg_ray.sarr.candidate_cache import Writer
 from rdmldg_ray.sarr.candidates import judge_answers, label_probabilities
 from rdmldg_ray.sarr.filter import is_hopeless
@@ -38,16 +38,16 @@ def draw_candidates(
     with_chain: set[str] = set()
     hopeless: set[str] = set()
     pending, drawn = samples, 0
-    for attempt in range(config.max_attempts):
-        temperature = config.temperatures[min(attempt, len(config.temperatures) - 1)]
-        request = Request(
-            "reasoning",
-            attempt,
-            temperature,
-            config.top_p,
-            config.max_new_tokens,
-            seed,
-            score_label=attempt == 0,  # it does not change with the draw
+    for number in range(config.max_attempts):
+        temperature = config.temperatures[min(number, len(config.temperatures) - 1)]
+        request = GenerationRequest(
+            pathway="reasoning",
+            candidate=number,
+            temperature=temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            seed=seed,
+            score_label=number == 0,  # it does not change with the draw
         )
         drawn_before = drawn
         for answers in writer.generate(pending, request):
@@ -61,7 +61,7 @@ def draw_candidates(
             with_chain.update(row["id"] for row in rows if row["accepted"])
             hopeless.update(row["id"] for row in rows if is_hopeless(row, config.filter))
             drawn += len(rows)
-            text = f"attempt {attempt + 1}, {len(with_chain)}/{len(samples)} images with a chain"
+            text = f"candidate {number + 1}, {len(with_chain)}/{len(samples)} images with a chain"
             progress(drawn, drawn_before + len(pending), text)
         assert drawn - drawn_before == len(pending), "the engines lost or doubled an image"
         done = hopeless | (with_chain if config.sampling == "until_accepted" else set())

@@ -20,7 +20,7 @@ from rdmldg_ray.teacher.journal import AnswerStore
 from rdmldg_ray.teacher.pricing import (
     EXPECTED_ANSWER_TOKENS,
     Budget,
-    Estimate,
+    CostEstimate,
     Price,
     estimate,
     image_tokens,
@@ -100,7 +100,7 @@ class Annotation:
         self.finished = sum(not self._open(row) for row in asked)
         self.pending = [row for row in asked if self._open(row)] + new
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> CostEstimate:
         """What asking about the pending samples takes; the answers so far tell how long answers are."""
         store = self.store
         expected = store.answer_tokens / store.answers if store.answers else EXPECTED_ANSWER_TOKENS

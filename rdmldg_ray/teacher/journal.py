@@ -3,7 +3,7 @@
 ::
 
     <chains of the source>/annotation.json                   who was asked what; written first
-    <chains of the source>/<domain>/part-00000.parquet       ANSWER_SCHEMA
+    <chains of the source>/<domain>/part-00000.parquet       TEACHER_ANSWER_SCHEMA
     <chains of the source>/_journal/<hash>.json              one answer, until it is in a part
 
 An answer was paid for, so it is written before anything else is done with it: after the process was killed
@@ -21,7 +21,7 @@ from rdmldg_ray import storage
 from rdmldg_ray.chains.store import read_chain_file
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, PART, chains_location
 
-ANSWER_SCHEMA = pa.schema(
+TEACHER_ANSWER_SCHEMA = pa.schema(
     [
         *CHAIN_SCHEMA,
         ("prompt_tokens", pa.int32()),
@@ -73,7 +73,7 @@ class AnswerStore:
         storage.write_json(storage.join(self.location, "annotation.json"), self._identity)
 
     def add(self, domain: str, row: dict[str, Any]) -> None:
-        """Write an answer, a row of ANSWER_SCHEMA; when this returns it is safe."""
+        """Write an answer, a row of TEACHER_ANSWER_SCHEMA; when this returns it is safe."""
         # An id may hold characters and be longer than a file's name may.
         name = hashlib.sha256(f"{row['candidate']}/{row['id']}".encode()).hexdigest()
         storage.write_json(storage.join(self._journal(), f"{name}.json"), {"domain": domain, "row": row})
@@ -87,7 +87,7 @@ class AnswerStore:
         for domain, rows in self._waiting.items():
             if rows:
                 part = storage.join(self.location, domain, PART.format(self._parts[domain]))
-                storage.write_table(part, pa.Table.from_pylist(rows, schema=ANSWER_SCHEMA))
+                storage.write_table(part, pa.Table.from_pylist(rows, schema=TEACHER_ANSWER_SCHEMA))
                 self._parts[domain] += 1
                 rows.clear()
         # Killed before this, the next one finds these answers in the parts.

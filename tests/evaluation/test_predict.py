@@ -77,7 +77,7 @@ def score(pathway, texts, samples=SAMPLES):
     answers = pa.table(
         {
             "id": list(texts),
-            "attempt": [0] * len(texts),
+            "candidate": [0] * len(texts),
             "text": list(texts.values()),
             "num_tokens": [3] * len(texts),
             "logprob": [-1.0] * len(texts),

@@ -144,8 +144,10 @@ def test_a_run_records_its_config_and_resumes_with_the_same(pipeline, tmp_path):
 
 
 def test_image_settings_that_come_or_go_are_another_run(pipeline):
-    pipeline("model.image_settings.crop_to_patches=false").prepare()
-    with pytest.raises(ConfigError, match=r"model\.image_settings\.crop_to_patches: was False, now None"):
+    pipeline("model.mm_processor_kwargs.crop_to_patches=false").prepare()
+    with pytest.raises(
+        ConfigError, match=r"model\.mm_processor_kwargs\.crop_to_patches: was False, now None"
+    ):
         pipeline().prepare()
 
 

@@ -58,10 +58,8 @@ def write_selected(iconbed, *ids):
             "accepted": pa.array([True] * len(ids), pa.bool_()),
         }
     )
-    write_table(
-        f"{RunStore(iconbed.config.storage, iconbed.config.name).uri}/paint/sarr-1/selected/part-00000.parquet",
-        selected,
-    )
+    store = RunStore(iconbed.config.storage, iconbed.config.name)
+    write_table(f"{store.uri}/paint/sarr-1/selected/part-00000.parquet", selected)
 
 
 def with_setting(iconbed, **settings):

@@ -5,7 +5,7 @@ import pytest
 
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config.schema import SarrConfig
-from rdmldg_ray.engines.engine import ANSWER_SCHEMA, Request
+from rdmldg_ray.engines.engine import ANSWER_SCHEMA, GenerationRequest
 from rdmldg_ray.sarr.candidate_cache import CandidateCache
 from rdmldg_ray.sarr.sampling import draw_candidates
 
@@ -29,17 +29,17 @@ class FixedAnswers:
         rows = []
         for row in samples.to_pylist():
             number = int(row["id"][1:])
-            self.asked.append((row["id"], request.attempt))
-            right = (number + request.attempt) % 3 > 0
+            self.asked.append((row["id"], request.candidate))
+            right = (number + request.candidate) % 3 > 0
             named = row["label"] if right else "nothing"
-            tokens = 10 + (7 * number + 5 * request.attempt) % 11
+            tokens = 10 + (7 * number + 5 * request.candidate) % 11
             rows.append(
                 {
                     "id": row["id"],
-                    "attempt": request.attempt,
+                    "candidate": request.candidate,
                     "text": render_chain({**dict.fromkeys(STAGES, "x"), "CONCLUSION": named}),
                     "num_tokens": tokens,
-                    "logprob": -0.1 * (number + 1) - request.attempt,
+                    "logprob": -0.1 * (number + 1) - request.candidate,
                     "finished": True,
                     "label_logprob": math.log(0.1 * (number + 1)) if request.score_label else None,
                     "error": None,
@@ -103,5 +103,5 @@ def test_draws_of_several_rounds_serve_together_and_each_once():
     one = draw(FixedAnswers(), filter={"max_tokens": 13})
     two = draw(FixedAnswers(), filter={"min_logprob": -0.05})
     draws = CandidateCache(pa.concat_tables([one, two]), FixedAnswers)
-    answers = list(draws.generate(SAMPLES, Request("reasoning", 0, 1.0, 1.0, 99, 0)))
+    answers = list(draws.generate(SAMPLES, GenerationRequest("reasoning", 0, 1.0, 1.0, 99, 0)))
     assert [len(table) for table in answers] == [8]

@@ -28,7 +28,7 @@ def chain(conclusion):
 
 def answer(sample_id, text, attempt=0, **others):
     known = {"num_tokens": 10, "logprob": -5.0, "finished": True, "label_logprob": None, "error": None}
-    return {"id": sample_id, "attempt": attempt, "text": text, **known, **others}
+    return {"id": sample_id, "candidate": attempt, "text": text, **known, **others}
 
 
 def answers(*rows):
@@ -95,9 +95,11 @@ class Script:
         self.scored.append(request.score_label)
         for sample_id in samples["id"].to_pylist():
             error = f"{sample_id}: does not decode" if sample_id in self.bad else None
-            text = "" if error else chain(self.conclusions[request.attempt][sample_id])
+            text = "" if error else chain(self.conclusions[request.candidate][sample_id])
             label_logprob = math.log(self.label_prob) if request.score_label else None
-            yield answers(answer(sample_id, text, request.attempt, label_logprob=label_logprob, error=error))
+            yield answers(
+                answer(sample_id, text, request.candidate, label_logprob=label_logprob, error=error)
+            )
 
 
 def draw(script, **settings):

@@ -202,7 +202,7 @@ def write_rule_candidates(location: str, training_set: pa.Table, draws: int = 2)
             answers = [
                 {
                     "id": row["id"],
-                    "attempt": attempt,
+                    "candidate": attempt,
                     "text": chain("class 999" if (start + n + attempt) % 3 == 0 else row["label"]),
                     "num_tokens": 100,
                     "logprob": -10.0,
