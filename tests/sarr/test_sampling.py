@@ -131,7 +131,7 @@ def test_only_images_without_a_kept_chain_are_drawn_again():
         ("e/c", 1, False),
         ("e/c", 2, True),
     ]
-    assert progress[-1] == (6, 6, "attempt 3, 3/3 images with a chain")
+    assert progress[-1] == (6, 6, "candidate 3, 3/3 images with a chain")
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
