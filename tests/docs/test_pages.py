@@ -1,4 +1,4 @@
-"""Commands, links, pictures and recipes of the documents are valid; ``test_commands.py`` runs the commands."""
+"""Commands, links, pictures and recipes of the documents are valid; ``test_commands.py`` runs them."""
 
 import re
 import shlex
