@@ -21,8 +21,8 @@ from rdmldg_ray.domainbed.catalogue import get_dataset
 from rdmldg_ray.models.folder import check_model, looks_local
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.runs import results
-from rdmldg_ray.runs.pipeline import Pipeline
 from rdmldg_ray.runs.results import RunResults
+from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.storage import absolute, check_writable, exists, join
 from rdmldg_ray.teacher.annotate import Annotation, Outcome, Request
@@ -110,7 +110,7 @@ def annotate(
 def run(config: Config, *, console: Console | None = None) -> RunResults:
     """Run a config: MTCT, rounds of SARR, evaluation; an interrupted run goes on, a finished one is read."""
     config = located(config)
-    pipeline = Pipeline(config, open_dataset(config), console or Console())
+    pipeline = Run(config, open_dataset(config), console or Console())
     pipeline.check_chains()
     pipeline.prepare()
     if pipeline.remaining():
@@ -132,11 +132,11 @@ def evaluate(
     """
     config = located(config)
     adapter = find_adapter(adapter)
-    pipeline = Pipeline(config, open_dataset(config), console or Console())
+    pipeline = Run(config, open_dataset(config), console or Console())
     held_out = dict.fromkeys(stage.held_out for stage in pipeline.stages)
     with _ray(config):
         try:
-            return {domain: pipeline.evaluate(domain, adapter)[1] for domain in held_out}
+            return {domain: pipeline.evaluate(domain, adapter) for domain in held_out}
         finally:
             pipeline.close()
 

@@ -69,12 +69,12 @@ Chains of {source} for the images of {dataset}: {count} rows.
 
 
 def export_chains(
-    root: str, dataset: str, source: str, location: str, form: Form, only_kept: bool = True
+    root: str, dataset: str, source: str, location: str, form: Form, only_accepted: bool = True
 ) -> int:
     """Write a source's chains with their images to a location; returns how many.
 
     Args:
-        only_kept: whether rejected chains are left out. LLaMA-Factory trains on every line.
+        only_accepted: whether rejected chains are left out. LLaMA-Factory trains on every line.
 
     Raises:
         ValueError: when there are none, or the location is not empty.
@@ -83,10 +83,12 @@ def export_chains(
     if storage.list_entries(location):
         raise ValueError(f"{location}: there are files here; export to an empty folder")
     chains = read_chains(root, dataset, source, info.environments).select(CHAIN_SCHEMA.names)
-    if only_kept:
-        chains = chains.filter(pc.field("kept"))
+    if only_accepted:
+        chains = chains.filter(pc.field("accepted"))
     if not len(chains):
-        raise ValueError(f"{chains_location(root, dataset, source)}: no chain is kept; export all of them")
+        raise ValueError(
+            f"{chains_location(root, dataset, source)}: no chain is accepted; export all of them"
+        )
     samples = {row["id"]: row for row in sample_index(root, info, info.environments).to_pylist()}
     rows = [{**samples[chain["id"]], **chain} for chain in chains.to_pylist()]
     if form == "sharegpt":

@@ -29,7 +29,12 @@ def read_chains(
             f"{chains_location(root, name, source)}: no chains for {', '.join(domains)}; choose another "
             "source (data.chains), or import or write chains for them"
         )
-    return pa.concat_tables([storage.read_table(file, columns) for file in files])
+    return pa.concat_tables([read_chain_file(file, columns) for file in files])
+
+
+def read_chain_file(location: str, columns: list[str] | None = None) -> pa.Table:
+    """A file or folder of chains; release 0.1.0 called the column ``accepted`` ``kept``."""
+    return storage.read_table(location, columns, renamed={"kept": "accepted"})
 
 
 def write_chains(root: str, name: str, source: str, domain: str, chains: pa.Table) -> None:

@@ -29,6 +29,14 @@ _FREE_SETTINGS = (
 )
 
 
+# What release 0.1.0 called settings, and their names now.
+_RENAMED = {
+    "model.image_settings": "mm_processor_kwargs",
+    "mtct.schedule": "lr_scheduler",
+    "sarr.training.schedule": "lr_scheduler",
+}
+
+
 class ConfigError(ValueError):
     """A recipe or an override is wrong; the message has one line for each mistake."""
 
@@ -59,8 +67,21 @@ def dump_config(config: Config) -> str:
 
 
 def parse_config(text: str) -> Config:
-    """A resolved config that ``dump_config`` wrote."""
-    return Config.model_validate(yaml.safe_load(text))
+    """A resolved config that ``dump_config`` wrote, in this or an earlier release."""
+    return Config.model_validate(parse_tree(text))
+
+
+def parse_tree(text: str) -> dict[str, Any]:
+    """The settings in a config that ``dump_config`` wrote, by the names that they have now."""
+    tree: dict[str, Any] = yaml.safe_load(text)
+    for path, now in _RENAMED.items():
+        *parents, before = path.split(".")
+        section = tree
+        for parent in parents:
+            section = section.get(parent, {})
+        if before in section:
+            section[now] = section.pop(before)
+    return tree
 
 
 def changes_no_result(key: str) -> bool:
@@ -123,6 +144,8 @@ def _explain(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
     path = ".".join(location) or "(whole recipe)"
     if item["type"] == "extra_forbidden":
+        if path in _RENAMED:
+            return f"  {path}: is called {_RENAMED[path]} now"
         return f"  {path}: unknown key{_nearest(location[-1], _keys_beside(location))}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":

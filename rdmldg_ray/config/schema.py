@@ -75,7 +75,7 @@ class ModelConfig(Section):
         "on CPU, and it has not been run on a GPU yet.",
     )
     max_length: Positive = Field(4096, description="Maximum length of prompt plus answer, in tokens.")
-    image_settings: dict[str, Any] = Field(
+    mm_processor_kwargs: dict[str, Any] = Field(
         {},
         description="Settings of the model's image processor that differ from its own, for training and "
         "engines alike, such as crop_to_patches: false.",
@@ -124,7 +124,7 @@ class TrainingConfig(Section):
     batch_size: Positive = Field(128, description="Images in one optimizer step, over all workers.")
     micro_batch_size: Positive = Field(4, description="Images in one forward pass of one worker.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="AdamW's largest learning rate.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(

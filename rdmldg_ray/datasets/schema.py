@@ -47,8 +47,8 @@ CHAIN_SCHEMA = pa.schema(
         ("candidate", pa.int32()),  # 0, 1, ... among the chains of a sample
         ("text", pa.string()),
         ("conclusion", pa.string()),
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),  # why it is not kept; null when it is
+        ("accepted", pa.bool_()),
+        ("reason", pa.string()),  # why it is not accepted; null when it is
         ("prompt_version", pa.string()),
         ("model", pa.string()),
     ]

@@ -39,12 +39,12 @@ class EngineLostError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What an engine is asked to write for each image."""
 
     pathway: Pathway
-    attempt: int
-    """Number of the draw, from 0; with the sample's id and the seed it fixes the randomness."""
+    candidate: int
+    """Number of the candidate, from 0; with the sample's id and the seed it fixes the randomness."""
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -56,7 +56,7 @@ class Request:
 ANSWER_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("attempt", pa.int32()),
+        ("candidate", pa.int32()),
         ("text", pa.string()),
         ("num_tokens", pa.int32()),
         ("logprob", pa.float64()),  # sum over the answer's tokens, in nats
@@ -132,7 +132,7 @@ class Engine:
             seconds = time.perf_counter() - started
             return LoadReport(how, seconds, self._check_parity(adapter) if adapter else None)
 
-    def generate(self, batch: pa.Table, request: Request) -> pa.Table:
+    def generate(self, batch: pa.Table, request: GenerationRequest) -> pa.Table:
         """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``.
 
         A row whose image does not decode, or takes more tokens than there is room for, gets its error
@@ -178,7 +178,7 @@ class Engine:
                 }
             )
         return pa.Table.from_pylist(
-            [row | {"attempt": request.attempt} for row in rows], schema=ANSWER_SCHEMA
+            [row | {"candidate": request.candidate} for row in rows], schema=ANSWER_SCHEMA
         )
 
     def score_chains(self, batch: pa.Table) -> list[list[float]]:
@@ -298,7 +298,7 @@ class Engine:
             if on_gpu
             else {"enforce_eager": True, "enable_chunked_prefill": False}
         )
-        settings = self.config.model.image_settings
+        settings = self.config.model.mm_processor_kwargs
         self.prompts = PathwayPrompts(load_processor(self.base), self.class_names, settings)
         self._lifeline = tie_children()
         try:
@@ -334,7 +334,7 @@ class Engine:
             # processor, long after the folder is gone.
             self.llm.llm_engine.model_config.model = str(self.base)
 
-    def _sampling(self, request: Request, sample: dict[str, Any]) -> Any:
+    def _sampling(self, request: GenerationRequest, sample: dict[str, Any]) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -347,7 +347,7 @@ class Engine:
             top_p=request.top_p,
             max_tokens=request.max_new_tokens,
             logprobs=0,
-            seed=zlib.crc32(f"{request.seed}/{sample['id']}/{request.attempt}".encode()),
+            seed=zlib.crc32(f"{request.seed}/{sample['id']}/{request.candidate}".encode()),
             structured_outputs=constraint,
         )
 

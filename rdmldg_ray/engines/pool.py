@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from rdmldg_ray.config.schema import Config, EnginesConfig
 from rdmldg_ray.datasets.schema import question_columns
-from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, LoadReport, Request
+from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, GenerationRequest, LoadReport
 from rdmldg_ray.runtime.placement import describe_cluster, wait_for_room
 from rdmldg_ray.storage import read_images
 
@@ -91,7 +91,7 @@ class EnginePool:
             self._wait()
         return max(self._reports, key=lambda report: report.seconds)
 
-    def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]:
+    def generate(self, samples: pa.Table, request: GenerationRequest) -> Iterator[pa.Table]:
         """Answers for the samples of an index, batch by batch as engines finish, in any order.
 
         Every sample is answered exactly once, whatever happens to engines. The driver holds no more
@@ -121,12 +121,13 @@ class EnginePool:
     def close(self) -> None:
         """End the engines and free what they hold."""
         stopped = [member.actor.stop.remote() for member in self._members if member.serves]
-        ray.wait(stopped, num_returns=len(stopped), timeout=_STOP_TIMEOUT_S) if stopped else None
+        if stopped:
+            ray.wait(stopped, num_returns=len(stopped), timeout=_STOP_TIMEOUT_S)
         for member in self._members:
             ray.kill(member.actor)
         self._members = []
 
-    def _batches(self, samples: pa.Table, request: Request) -> Any:
+    def _batches(self, samples: pa.Table, request: GenerationRequest) -> Any:
         size = self._engines.batch_size
         columns = ["id", "file", "row_group", "row", *(["label"] if request.score_label else [])]
         index = samples.select([*columns, *question_columns(samples)])
@@ -157,7 +158,7 @@ class EnginePool:
         member.serves = False
         member.loading = member.actor.load.remote(self._adapter)
 
-    def _submit(self, member: _Member, batch: Any, request: Request) -> None:
+    def _submit(self, member: _Member, batch: Any, request: GenerationRequest) -> None:
         if not member.batches:
             member.since = time.monotonic()
         member.batches[member.actor.generate.remote(batch, request)] = batch

@@ -20,7 +20,7 @@ from rdmldg_ray.teacher.journal import AnswerStore
 from rdmldg_ray.teacher.pricing import (
     EXPECTED_ANSWER_TOKENS,
     Budget,
-    Estimate,
+    CostEstimate,
     Price,
     estimate,
     image_tokens,
@@ -66,7 +66,7 @@ class Outcome:
         failed: what was wrong with samples that got no answer, and how often.
     """
 
-    kept: int = 0
+    accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     stopped: str | None = None
@@ -100,7 +100,7 @@ class Annotation:
         self.finished = sum(not self._open(row) for row in asked)
         self.pending = [row for row in asked if self._open(row)] + new
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> CostEstimate:
         """What asking about the pending samples takes; the answers so far tell how long answers are."""
         store = self.store
         expected = store.answer_tokens / store.answers if store.answers else EXPECTED_ANSWER_TOKENS
@@ -129,7 +129,7 @@ class Annotation:
 
     def _open(self, row: Mapping[str, Any]) -> bool:
         found = self.store.progress(row["id"])
-        return not found.kept and found.candidates < self.request.candidates
+        return not found.accepted and found.candidates < self.request.candidates
 
 
 class _Run:
@@ -186,7 +186,7 @@ class _Run:
                 self._show()
 
     async def _annotate(self, sample: Mapping[str, Any]) -> None:
-        """Draw until a chain is kept or there are no more candidates to draw."""
+        """Draw until a chain is accepted or there are no more candidates to draw."""
         [image] = await asyncio.to_thread(storage.read_images, pa.Table.from_pylist([dict(sample)]))
         drawn = self.store.progress(sample["id"]).candidates
         for candidate in range(drawn, self.request.candidates):
@@ -199,7 +199,7 @@ class _Run:
                 options = question_of(sample, self.annotation.info.classes).options
                 verdict = judge_text(answer.text, sample["label"], options)
             await self._keep(sample, candidate, answer, verdict)
-            if verdict.kept:
+            if verdict.accepted:
                 return
 
     async def _ask(self, sample: Mapping[str, Any], image: bytes) -> Answer | None:
@@ -236,7 +236,7 @@ class _Run:
             "candidate": candidate,
             "text": answer.text,
             "conclusion": verdict.conclusion,
-            "kept": verdict.kept,
+            "accepted": verdict.accepted,
             "reason": verdict.reason,
             "prompt_version": TEACHER_PROMPT_VERSION,
             "model": answer.model,
@@ -251,7 +251,7 @@ class _Run:
         if verdict.reason:
             self.outcome.rejected[verdict.reason] += 1
         else:
-            self.outcome.kept += 1
+            self.outcome.accepted += 1
         self._show()
 
     def _failed(self, error: SampleError) -> None:

@@ -1,4 +1,4 @@
-"""Commands, links, pictures and recipes of the documents are valid; ``test_commands.py`` runs them."""
+"""Links, pictures, recipes and commands of the documents are valid; ``test_commands.py`` runs them."""
 
 import re
 import shlex

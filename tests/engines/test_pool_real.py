@@ -12,11 +12,11 @@ from rich.console import Console
 
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.engines.engine import EngineError, Request
+from rdmldg_ray.engines.engine import EngineError, GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.parity import ParityError
-from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.run import Run
 from rdmldg_ray.sarr.round import generate_round
 from rdmldg_ray.storage import join, read_images, read_table, write_table
 from tests.helpers import adapters
@@ -25,7 +25,7 @@ from tools import mini
 pytestmark = pytest.mark.slow
 
 CLASSES = list(mini.CLASSES)
-DIRECT = Request("direct", 0, 0.0, 1.0, 16, 0)
+DIRECT = GenerationRequest("direct", 0, 0.0, 1.0, 16, 0)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def pipeline(tmp_path_factory, ray_cluster):
     root = str(tmp_path_factory.mktemp("mini"))
     mini.write_mini(root)
     config = load_config("demo", ["data.dataset=mini", f"storage={root}"])
-    return Pipeline(config, read_dataset_info(root, "mini"), Console())
+    return Run(config, read_dataset_info(root, "mini"), Console())
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_round_whose_engine_is_killed_has_each_candidate_once(pool, pipeline, 
 def test_an_engine_that_hangs_is_ended_after_the_set_time_with_what_it_asked_for(pool, samples):
     engines = pool(num_engines=1, batch_timeout_s=5, max_restarts=0)
     engines.load(None)
-    answers = engines.generate(samples, Request("reasoning", 0, 1.0, 1.0, 100, 0))
+    answers = engines.generate(samples, GenerationRequest("reasoning", 0, 1.0, 1.0, 100, 0))
     [actor], _ = processes_of(engines)
     actor.suspend()
     try:

@@ -128,14 +128,14 @@ def test_files_and_folders_exist_and_are_told_apart(root):
 
 
 def test_a_deleted_folder_is_gone_with_what_was_in_it(root):
-    for name in ("a/b/c", "a/d", "ab", "kept"):
+    for name in ("a/b/c", "a/d", "ab", "accepted"):
         storage.write_bytes(join(root, name), b"")
     storage.delete_folder(join(root, "a"))
     assert not storage.exists(join(root, "a"))
-    assert names(root) == ["ab", "kept"]
-    storage.delete_folder(join(root, "kept"))
+    assert names(root) == ["ab", "accepted"]
+    storage.delete_folder(join(root, "accepted"))
     storage.delete_file(join(root, "ab"))
-    assert names(root) == ["kept"]
+    assert names(root) == ["accepted"]
 
 
 def test_a_folders_tables_are_read_in_order_and_its_name_is_not_a_column(root):
@@ -204,10 +204,10 @@ def test_a_folder_travels_whole_and_replaces_what_was_there(tmp_path, root):
 
 def test_an_empty_location_has_nothing_to_download(tmp_path, root):
     (tmp_path / "target").mkdir()
-    (tmp_path / "target/kept").write_text("")
+    (tmp_path / "target/selected").write_text("")
     with pytest.raises(StorageError, match="nowhere: nothing to download here"):
         storage.download_folder(join(root, "nowhere"), tmp_path / "target")
-    assert (tmp_path / "target/kept").exists()
+    assert (tmp_path / "target/selected").exists()
 
 
 # What S3 alone can refuse.

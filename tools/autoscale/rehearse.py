@@ -29,8 +29,8 @@ from rich.console import Console
 from rdmldg_ray.cli.runs import planned_dataset
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config
-from rdmldg_ray.runs.plan import Stage, plan_stages
-from rdmldg_ray.storage import exists, join, read_json
+from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.store import RunStore, Stage
 from tools.autoscale.cluster import autoscaling_cluster
 
 NODE_TYPES = {"training": {"CPU": 2, "most": 2}, "engines": {"CPU": 3, "most": 1}}
@@ -129,8 +129,7 @@ def watch_run(
 
 def current_stage(config: Config, stages: list[Stage]) -> str:
     """The name of the run's first stage that is not complete."""
-    state = join(config.storage, "runs", config.name, "state.json")
-    complete = read_json(state) if exists(state) else {}
+    complete = RunStore(config.storage, config.name).state()
     return next((stage.name for stage in stages if stage.name not in complete), IDLE)
 
 
