@@ -81,6 +81,14 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
             assert anchor in anchors(target), f"{page}: {link}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_files_that_are_named_are_there(page):
+    """Those of the repository, of the package, and those beside the page."""
+    around = (ROOT, ROOT / "rdmldg_ray", (ROOT / page).parent)
+    for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|yaml|sh|md))`", (ROOT / page).read_text()):
+        assert any((folder / name).exists() for folder in around), f"{page}: {name}"
+
+
 def test_every_page_of_the_docs_is_listed():
     pages = {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
     assert pages <= set(links((ROOT / "docs/README.md").read_text()))
