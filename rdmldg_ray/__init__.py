@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Config", "RunResults", "annotate", "evaluate", "ingest", "load_config", "read_run", "run"]
 
-_HOMES = {"Config": "config", "load_config": "config", "RunResults": "report.results"}
+_HOMES = {"Config": "config.schema", "load_config": "config.load", "RunResults": "runs.results"}
 
 
 def __getattr__(name: str) -> Any:

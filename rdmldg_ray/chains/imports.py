@@ -125,7 +125,7 @@ def import_chains(location: str, root: str, dataset: str, source: str, replace: 
     info = read_dataset_info(root, dataset)
     there = chains_location(root, dataset, source)
     if storage.list_files(there, ".parquet") and not replace:
-        raise ValueError(f"{there}: holds chains already; choose another source, or --replace them")
+        raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
     index = sample_index(root, info, info.environments)
     known = index.select(["id", "label", "domain", *question_columns(index)]).to_pylist()
     found = _Import(info, {row["id"]: row for row in known}, source)

@@ -1,4 +1,4 @@
-"""``rdmldg``: a thin door. Parses, calls, prints."""
+"""``rdmldg``: parses, calls ``rdmldg_ray.api``, prints."""
 
 from rdmldg_ray.cli.base import app
 
@@ -7,13 +7,12 @@ from rdmldg_ray.cli.base import app
 from rdmldg_ray.cli import runs
 from rdmldg_ray.cli import status
 from rdmldg_ray.cli import report
-from rdmldg_ray.cli import sarr
+from rdmldg_ray.cli import outputs
 from rdmldg_ray.cli import protocol
 from rdmldg_ray.cli import sweep
 from rdmldg_ray.cli import analyze
 from rdmldg_ray.cli import data
 from rdmldg_ray.cli import annotate
-from rdmldg_ray.cli import estimates
 from rdmldg_ray.cli import submit
 from rdmldg_ray.cli import doctor
 # isort: on
@@ -24,11 +23,10 @@ __all__ = [
     "app",
     "data",
     "doctor",
-    "estimates",
+    "outputs",
     "protocol",
     "report",
     "runs",
-    "sarr",
     "status",
     "submit",
     "sweep",

@@ -1,26 +1,32 @@
-"""What every command shares: the app, common options, how mistakes end, the way to Ray."""
+"""What every command shares: the app, the wrapper around a command, and common options."""
 
+import functools
+import inspect
 import json
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from typing import Annotated, Any
+from inspect import Parameter
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from rdmldg_ray import __version__
-from rdmldg_ray.config.load import recipe_names
+from rdmldg_ray.config.load import load_config, recipe_names
 from rdmldg_ray.config.schema import Config
-from rdmldg_ray.runtime.errors import WorkFailed, user_mistake
+from rdmldg_ray.runtime.errors import RunFailedError, user_error
 
 app = typer.Typer(
     help="Fine-tune multimodal LLMs for domain generalization by reasoning (RD-MLDG), on Ray.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console()
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -35,18 +41,144 @@ Recipe = Annotated[
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings as key.path=value, such as sarr.rounds=2.")
+    list[str] | None,
+    typer.Argument(help="Settings, such as sarr.rounds=2.", metavar="[KEY.PATH=VALUE]..."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
-Storage = Annotated[str | None, typer.Option(help="Local path or s3://bucket/prefix; sets 'storage'.")]
+Run = Annotated[
+    str,
+    typer.Argument(help="Name of a run, or path of its folder: rdmldg-store/runs/demo.", metavar="RUN"),
+]
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Names of runs, or paths of their folders; both may hold wildcards: 'pacs-*'.",
+        metavar="RUN...",
+    ),
+]
+HeldOut = Annotated[str | None, typer.Option(help="Held-out domain; the run's first by default.")]
+Stage = Annotated[str | None, typer.Option(help="mtct, sarr-1, ...; the last by default.")]
+Round = Annotated[int, typer.Option("--round", min=1, help="Round of SARR.")]
 Trials = Annotated[
     str | None,
     typer.Option(help="DomainBed's trial seeds, such as 0,1,2: a run of each, named <name>-trial-<seed>."),
 ]
-Json = Annotated[
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
+Prices = Annotated[
+    tuple[float, float],
+    typer.Option(
+        help="US dollars for an hour of a worker or engine, and for a GB and month.", metavar="HOUR GB"
+    ),
+]
+# Those that the wrapper adds.
+_Storage = Annotated[str | None, typer.Option("--storage", help="Local path or s3://bucket/prefix.")]
+_Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, for scripts; all else goes to stderr.")
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+_Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class Ended(typer.Exit):
+    """Ends a command with an exit code other than 0; ``--json`` prints its document all the same."""
+
+    def __init__(self, code: int, document: Any):
+        super().__init__(code)
+        self.document = document
+
+
+def command(
+    group: typer.Typer, name: str | None = None, **context_settings: Any
+) -> Callable[[Function], Function]:
+    """Register a function as a command of a group, with ``--json`` and ``--debug``.
+
+    A function with a parameter named ``storage`` has ``--storage`` as well. What it returns is the
+    document that ``--json`` prints; then everything else that it prints goes to stderr.
+    """
+
+    def register(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapped(*, as_json: bool, debug: bool, **given: Any) -> None:
+            with report_errors(debug), _document_alone(as_json) as write_document:
+                try:
+                    write_document(function(**given))
+                except Ended as ended:
+                    write_document(ended.document)
+                    raise
+
+        # Typer reads the options of a command from its signature.
+        wrapped.__signature__ = _with_common_options(inspect.signature(function))  # type: ignore[attr-defined]
+        group.command(name, context_settings=context_settings)(wrapped)
+        return function
+
+    return register
+
+
+def _with_common_options(signature: inspect.Signature) -> inspect.Signature:
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != "storage"]
+    common: list[tuple[str, Any, Any]] = [("as_json", _Json, False), ("debug", _Debug, False)]
+    if "storage" in signature.parameters:
+        common.insert(0, ("storage", _Storage, None))
+    added = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, annotation, default in common
+    ]
+    return signature.replace(parameters=[*own, *added])
+
+
+@contextmanager
+def report_errors(debug: bool) -> Iterator[None]:
+    """End a user's error with its message and exit code 2, work that failed with its message and 1.
+
+    Other errors pass, with their traceback and exit code 1.
+    """
+    try:
+        yield
+    except Exception as error:
+        failed = isinstance(error, RunFailedError)
+        told = error if failed else user_error(error)
+        if told is None or debug:
+            raise
+        print_error(str(told))
+        raise typer.Exit(1 if failed else 2) from None
+
+
+def print_error(message: str) -> None:
+    """Print an error's message to stderr."""
+    Console(stderr=True).print(
+        f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def say(message: str) -> None:
+    """Print a line that is neither wrapped nor marked up: it may hold paths and what others wrote."""
+    console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _document_alone(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """Yields what takes a command's document: it prints it with ``--json``, alone on stdout."""
+    stdout = sys.stdout
+
+    def write_document(document: Any) -> None:
+        if as_json:
+            print(json.dumps(_plain(document), indent=2), file=stdout)
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield write_document
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_recipe(recipe: str, settings: list[str] | None, storage: str | None) -> Config:
+    """The config of a recipe with settings changed; ``--storage`` stands for the setting of that name."""
+    config = load_config(recipe, settings)
+    return config.model_copy(update={"storage": storage}) if storage else config
 
 
 def _print_version(asked: bool) -> None:
@@ -63,64 +195,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-@contextmanager
-def mistakes_explained(debug: bool) -> Iterator[None]:
-    """End a user's mistake with its message and exit code 2, a failure that explains itself with 1.
-
-    All else passes, with its traceback and exit code 1.
-    """
-    try:
-        yield
-    except Exception as error:
-        failed = isinstance(error, WorkFailed)
-        mistake = error if failed else user_mistake(error)
-        if mistake is None or debug:
-            raise
-        Console(stderr=True).print(
-            f"error: {mistake}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
-        raise typer.Exit(1 if failed else 2) from None
-
-
-@contextmanager
-def answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """Yields what takes a command's result: with ``--json`` it prints it, and else does nothing.
-
-    With ``--json`` that alone is printed on stdout; what is meant for people goes to stderr.
-    """
-    stdout = sys.stdout
-
-    def answer(result: Any) -> None:
-        if as_json:
-            print(json.dumps(_plain(result), indent=2), file=stdout)
-
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        yield answer
-
-
-def _plain(value: Any) -> Any:
-    """JSON knows no infinity."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def connected(config: Config) -> Iterator[None]:
-    """Ray for the time of the block; says where its logs are."""
-    from rdmldg_ray.runtime.session import ray_session
-
-    with ray_session(config) as logs:
-        console.print(f"logs of Ray, DeepSpeed and vLLM: {logs}", highlight=False, soft_wrap=True)
-        try:
-            yield
-        except Exception as error:
-            # Before Ray is there, what is wrong is what was asked for; from here on it is the work.
-            mistake = user_mistake(error)
-            if mistake is None:
-                raise
-            raise WorkFailed(str(mistake)) from error

@@ -1,44 +1,39 @@
 """``rdmldg doctor``: whether this machine can do what a recipe asks."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from rdmldg_ray.cli.base import Debug, Json, Overrides, Storage, answering, app, console, mistakes_explained
-from rdmldg_ray.cli.runs import resolve_config
-from rdmldg_ray.runs.doctor import Finding, examine
+from rdmldg_ray import api
+from rdmldg_ray.cli.base import Ended, Overrides, Recipe, app, command, console, read_recipe
+from rdmldg_ray.runs.doctor import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
-@app.command()
+@command(app)
 def doctor(
-    recipe: Annotated[
-        str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file.")
-    ] = "demo",
+    recipe: Recipe = "demo",
     overrides: Overrides = None,
     base_url: Annotated[
         str | None, typer.Option(help="Of a teacher's endpoint; otherwise OPENAI_BASE_URL.")
     ] = None,
-    storage: Storage = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+    storage: str | None = None,
+) -> Any:
     """Check Python, packages, GPU, memory, disk, Ray, storage, data, model and teacher for a recipe.
 
     Exit code 0 when nothing is wrong (there may be warnings), 1 otherwise.
     """
-    with mistakes_explained(debug), answering(as_json) as answer:
-        config = resolve_config(recipe, overrides, storage)
-        findings = []
-        for finding in examine(config, base_url):
-            findings.append(finding)
-            _print_finding(finding)
-        answer([asdict(finding) for finding in findings])
+    findings = []
+    for finding in api.doctor(read_recipe(recipe, overrides, storage), base_url=base_url):
+        findings.append(finding)
+        _print_finding(finding)
+    document = [asdict(finding) for finding in findings]
     if any(finding.status == "wrong" for finding in findings):
-        raise typer.Exit(1)
+        raise Ended(1, document)
+    return document
 
 
 def _print_finding(finding: Finding) -> None:

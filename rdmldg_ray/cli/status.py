@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group
@@ -11,38 +11,33 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rdmldg_ray.cli.base import Debug, Json, Storage, answering, app, console, mistakes_explained
-from rdmldg_ray.config.schema import Config
-from rdmldg_ray.runs.status import QUIET_S, RunStatus, StageStatus, run_status
-from rdmldg_ray.storage import absolute
+from rdmldg_ray import api
+from rdmldg_ray.cli.base import Run, app, command, console
+from rdmldg_ray.runs.status import QUIET_S, RunStatus, StageStatus
 
 _STYLES = {"complete": "green", "running": "bold", "waiting": "dim"}
 _LOOK_EVERY_S = 2.0
 
 
-@app.command()
+@command(app)
 def status(
-    run: Annotated[str, typer.Argument(help="Name of a run.")],
+    run: Run,
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again every two seconds, until it is done.")
     ] = False,
-    storage: Storage = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+    storage: str | None = None,
+) -> Any:
     """Tell how far a run is, from its storage: stages, progress, the last metrics, time left."""
-    with mistakes_explained(debug), answering(as_json) as answer:
-        root = absolute(storage or Config().storage)
-        found = run_status(root, run)
-        if watch and console.is_terminal:
-            with Live(_screen(found), console=console) as live:
-                while not found.complete:
-                    time.sleep(_LOOK_EVERY_S)
-                    found = run_status(root, run)
-                    live.update(_screen(found))
-        else:
-            console.print(_screen(found))
-        answer(asdict(found))
+    found = api.status(run, storage=storage)
+    if watch and console.is_terminal:
+        with Live(_screen(found), console=console) as live:
+            while not found.complete:
+                time.sleep(_LOOK_EVERY_S)
+                found = api.status(run, storage=storage)
+                live.update(_screen(found))
+    else:
+        console.print(_screen(found))
+    return asdict(found)
 
 
 def _screen(found: RunStatus) -> Group:

@@ -1,8 +1,51 @@
 """What an ingest found, beside what the literature says of the data set."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+
+from rdmldg_ray.datasets.ingest.opening import count_questions
+from rdmldg_ray.datasets.ingest.plan import IngestPlan
+from rdmldg_ray.datasets.ingest.writing import read_rejects
+from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.domainbed.catalogue import DATASETS
+
+
+def print_ingest(console: Console, plan: IngestPlan, info: DatasetInfo | None) -> dict[str, Any]:
+    """Print what an ingest did, or without ``info`` what it would do; returns the same for scripts."""
+    root, name = plan.target.root, plan.target.name
+    found = {domain: len(files) for domain, files in plan.layout.environments.items()}
+    rejects = read_rejects(root, name)["domain"].to_pylist() if info else [None] * len(plan.rejects)
+    entry = DATASETS.get(name)
+    title = f"{entry.title if entry else name} from {plan.source.location}"
+    counts, rejected = info.counts if info else found, Counter(rejects)
+    table = ingest_table(
+        title if info else f"{title}, not read yet",
+        counts=counts,
+        rejected=rejected,
+        literature=dict(zip(entry.environments, entry.counts, strict=True)) if entry and entry.counts else {},
+        literature_total=entry.num_images if entry else None,
+    )
+    console.print(table)
+    missing = {} if plan.target.questions else plan.layout.missing_classes()
+    notes = class_notes(len(plan.target.classes), missing)
+    if plan.target.questions:
+        notes = [f"{count_questions(plan)} questions, {len(plan.target.classes)} answers"]
+    for note in notes:
+        console.print(note, highlight=False)
+    if info and rejects:
+        console.print(f"rejects and their reasons: {plan.target.rejects()}", highlight=False, soft_wrap=True)
+    return {
+        "dataset": name,
+        "read": info is not None,
+        "images": dict(counts),
+        "rejected": rejected.total(),
+        "classes": list(plan.target.classes),
+        "missing_classes": missing,
+    }
 
 
 def ingest_table(

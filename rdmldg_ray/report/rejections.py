@@ -1,7 +1,7 @@
 """Why the filter rejected the candidates of a round, as tables."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -56,6 +56,16 @@ def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
     if len(rows) > _MAX_ROWS:
         table.caption = f"and {len(rows) - _MAX_ROWS} more, with a larger share accepted"
     return table
+
+
+def round_printer(console: Console, store: RunStore) -> Callable[[Stage, State], None]:
+    """What prints a round when its candidates are complete, for ``runs.run.Run``."""
+
+    def print_when_drawn(stage: Stage, state: State) -> None:
+        if stage.kind == "generate":
+            print_round(console, store, stage, state)
+
+    return print_when_drawn
 
 
 def print_round(console: Console, store: RunStore, stage: Stage, state: State) -> None:

@@ -279,7 +279,7 @@ def read_calibration(path: Path) -> Calibration:
         ValueError: for a file that is not there, or not of this form.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; `rdmldg calibrate RUN {path}` writes one")
+        raise ValueError(f"{path}: no such file; `rdmldg calibrate RUN --out {path}` writes one")
     try:
         return Calibration.model_validate_json(path.read_text())
     except ValidationError as error:

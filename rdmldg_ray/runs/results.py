@@ -102,9 +102,9 @@ class RunResults:
     def metrics(self) -> dict[str, list[dict[str, float | None]]]:
         """Training metrics by stage, ``<held-out domain>/<model>``, a row for each step."""
         found = {}
-        for stage in sorted(self._trainings(), key=lambda stage: stage.name):
+        for stage in self.stages():
             data = self.read(self.store.metrics_uri(stage.held_out, stage.model))
-            if data is not None:
+            if stage.kind in ("mtct", "train") and data is not None:
                 found[stage.name] = [json.loads(line) for line in data.splitlines()]
         return found
 
@@ -113,15 +113,19 @@ class RunResults:
         data = self.read(self.store.versions_uri)
         return json.loads(data) if data else {}
 
-    def _trainings(self) -> list[Stage]:
-        """Trainings that are complete or under way."""
+    def stages(self) -> list[Stage]:
+        """Stages that have left files, complete or not: fold by fold in the order of the plan."""
         prefix = folder_prefix(self.location)
-        folders = {file.removeprefix(prefix).rpartition("/")[0] for file in self.files}
-        found = []
-        for name in folders:
-            with suppress(ValueError):  # other folders than a stage's
-                found.append(Stage.parse(name))
-        return [stage for stage in found if stage.kind in ("mtct", "train")]
+        found = set()
+        for name in {file.removeprefix(prefix).rpartition("/")[0] for file in self.files}:
+            # A stage's files lie in its folder or below.
+            parts = name.split("/")
+            for length in range(2, len(parts) + 1):
+                with suppress(ValueError):  # other folders than a stage's
+                    found.add(Stage.parse("/".join(parts[:length])))
+        kinds = ("mtct", "generate", "train", "evaluate")
+        folds = self.store.in_planned_order({stage.held_out for stage in found})
+        return sorted(found, key=lambda s: (folds.index(s.held_out), s.round, kinds.index(s.kind)))
 
 
 def read_run(root: str, name: str) -> RunResults:

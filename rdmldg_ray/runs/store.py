@@ -16,7 +16,7 @@ folds; they are read, and resumed, as they are.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -133,6 +133,13 @@ class RunStore:
     root: str
     name: str
 
+    @classmethod
+    def at(cls, uri: str) -> "RunStore | None":
+        """The run whose folder is at an absolute path or URI; None for what cannot be a run's folder."""
+        above, _, name = uri.rpartition("/")
+        root = above.removesuffix("/runs")
+        return cls(root, name) if root != above and root and not root.endswith("/") else None
+
     @property
     def uri(self) -> str:
         return join(runs_uri(self.root), self.name)
@@ -180,7 +187,7 @@ class RunStore:
         names = [*dict.fromkeys(Stage.parse(name).held_out for name in earlier), *list_folders(self.uri)]
         states = {name: self._read_fold(name) for name in dict.fromkeys(names)}
         merged: State = {}
-        for held_out in self._in_planned_order(list(states)):
+        for held_out in self.in_planned_order(states):
             mine = {name: entry for name, entry in earlier.items() if Stage.parse(name).held_out == held_out}
             merged |= mine | states[held_out]
         return merged
@@ -216,7 +223,8 @@ class RunStore:
     def _state_uri(self, held_out: str) -> str:
         return join(self.uri, held_out, _STATE_FILE)
 
-    def _in_planned_order(self, folds: list[str]) -> list[str]:
+    def in_planned_order(self, folds: Iterable[str]) -> list[str]:
+        """Folds in the order in which the run plans them."""
         # As listed in the config; what a word such as `all` stands for is in the order of sorted domains.
         listed = self.read_config().data.held_out if self.exists() else []
         places = {frozenset(fold_domains(fold)): place for place, fold in enumerate(listed)}

@@ -1,11 +1,11 @@
-"""From what Ray raises back to the user's mistake that caused it."""
+"""From what Ray raises back to the user's error that caused it."""
 
 
-class WorkFailed(Exception):
-    """What was asked for was right, but could not be done; the message says why."""
+class RunFailedError(Exception):
+    """What was asked for was valid, but could not be done; the message says why."""
 
 
-def user_mistake(error: BaseException) -> ValueError | TimeoutError | None:
+def user_error(error: BaseException) -> ValueError | TimeoutError | None:
     """The ValueError (or time-out of ours) inside an error, through Ray's wrappers; else None.
 
     Of several in a chain it is the outermost, which names the remedy as well as the cause. Ray wraps

@@ -9,11 +9,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from rdmldg_ray.config.schema import Config
+from rdmldg_ray.runtime.errors import RunFailedError, user_error
 
 _CARRIED = ("AWS_", "HF_", "MLFLOW_", "WANDB_")
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
@@ -64,6 +67,27 @@ def ray_session(config: Config) -> Iterator[str]:
         yield f"{context.address_info['session_dir']}/logs" if own else "with the cluster's own"
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def connected(config: Config, console: Console) -> Iterator[None]:
+    """Ray for the time of the block: this process's own connection, or one made by ``ray_session``.
+
+    Raises:
+        RunFailedError: for a user error inside the block. Before Ray is there, what is wrong is what was
+            asked for; from then on it is the work that failed.
+    """
+    with ExitStack() as stack:
+        if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+            logs = stack.enter_context(ray_session(config))
+            console.print(f"logs of Ray, DeepSpeed and vLLM: {logs}", highlight=False, soft_wrap=True)
+        try:
+            yield
+        except Exception as error:
+            told = user_error(error)
+            if told is None:
+                raise
+            raise RunFailedError(str(told)) from error
 
 
 def _set_up_environment(own: bool) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import rdmldg_ray
+from rdmldg_ray.runtime.errors import RunFailedError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -74,33 +76,79 @@ def connect(address: str) -> "JobSubmissionClient":
         ) from error
 
 
-def submit_job(client: "JobSubmissionClient", folder: Path, job: Job, arguments: list[str]) -> str:
-    """Send a folder of ``stage_files`` and start the job there; returns its id."""
-    entrypoint = shlex.join(["python", "-m", "rdmldg_ray", job, *arguments])
-    return client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(folder)})
+class RemoteJob:
+    """A job on a cluster: its log, its end."""
+
+    def __init__(self, client: "JobSubmissionClient", job_id: str, address: str):
+        self.id = job_id
+        self.attach_command = f"rdmldg attach {job_id} --address {address}"
+        self._client = client
+
+    def status(self) -> str:
+        """Ray's word for how it is, such as RUNNING or STOPPED."""
+        return str(self._client.get_job_info(self.id).status)
+
+    def follow(self, write: Callable[[str], Any]) -> int:
+        """Show the log, from its beginning, until the job has ended.
+
+        Returns:
+            The exit code of the job's script; 1 where it has none, being stopped or lost.
+
+        Raises:
+            RunFailedError: when the connection is lost.
+        """
+        from aiohttp import ClientError
+
+        async def show() -> None:
+            async for text in self._client.tail_job_logs(self.id):
+                write(text)
+
+        try:
+            asyncio.run(show())
+            return self._wait()
+        except (ClientError, ConnectionError, RuntimeError) as error:
+            raise RunFailedError(
+                f"the connection to the job is lost ({error}), the job is not: {self.attach_command}"
+            ) from error
+
+    def stop(self) -> int:
+        """Stop the job and wait for its end; returns as ``follow`` does."""
+        self._client.stop_job(self.id)
+        return self._wait()
+
+    def _wait(self) -> int:
+        while not (info := self._client.get_job_info(self.id)).status.is_terminal():
+            time.sleep(_POLL_S)
+        if info.status == "SUCCEEDED":
+            return 0
+        # A negative one is a signal's.
+        code = info.driver_exit_code or 1
+        return code if code > 0 else 1
 
 
-def follow(client: "JobSubmissionClient", job_id: str, write: Callable[[str], Any]) -> int:
-    """Show a job's log, from its beginning, until the job has ended.
+def submit_job(address: str, job: Job, arguments: list[str]) -> RemoteJob:
+    """Start a command as a job on the cluster at an address, with this package and the YAML files named.
 
-    Returns:
-        The exit code of the job's script; 1 where it has none, being stopped or lost.
+    Raises:
+        ValueError: when there is no job server, or two of the files have the same name.
     """
+    client = connect(address)
+    with tempfile.TemporaryDirectory() as folder:
+        staged = stage_files(Path(folder), arguments)
+        entrypoint = shlex.join(["python", "-m", "rdmldg_ray", job, *staged])
+        job_id = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": folder})
+    return RemoteJob(client, job_id, address)
 
-    async def show() -> None:
-        async for text in client.tail_job_logs(job_id):
-            write(text)
 
-    asyncio.run(show())
-    return wait(client, job_id)
+def find_job(address: str, job_id: str) -> RemoteJob:
+    """A job that was submitted to the cluster at an address.
 
-
-def wait(client: "JobSubmissionClient", job_id: str) -> int:
-    """Wait for a job's end; returns as ``follow`` does."""
-    while not (info := client.get_job_info(job_id)).status.is_terminal():
-        time.sleep(_POLL_S)
-    if info.status == "SUCCEEDED":
-        return 0
-    # A negative one is a signal's.
-    code = info.driver_exit_code or 1
-    return code if code > 0 else 1
+    Raises:
+        ValueError: when there is no job server, or no such job.
+    """
+    client = connect(address)
+    try:
+        client.get_job_info(job_id)
+    except RuntimeError:
+        raise ValueError(f"{address}: no job '{job_id}'; `ray job list` has all of them") from None
+    return RemoteJob(client, job_id, address)

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -48,11 +48,22 @@ class Request:
 
     model: str
     source: str
+    candidates: int = 3
+    max_tokens: int = 1024
+    temperature: float | None = None
+    concurrency: int = 16
+    price: Price | None = None
+    max_cost: float | None = None
+    max_samples: int | None = None
+
+
+class Limits(TypedDict, total=False):
+    """The fields of ``Request`` that have a default, the price aside."""
+
     candidates: int
     max_tokens: int
     temperature: float | None
     concurrency: int
-    price: Price | None
     max_cost: float | None
     max_samples: int | None
 
@@ -62,10 +73,14 @@ class Outcome:
     """What became of an annotation.
 
     Attributes:
+        source: the name that the chains have, as ``data.chains`` takes it.
+        location: where they lie.
         stopped: why not all samples were asked about, where that is so.
         failed: what was wrong with samples that got no answer, and how often.
     """
 
+    source: str
+    location: str
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -107,6 +122,10 @@ class Annotation:
         requests = [(self.prompt(row), (row["width"], row["height"])) for row in self.pending]
         return estimate(self.request.model, requests, self.request.candidates, expected)
 
+    def no_outcome(self) -> Outcome:
+        """The outcome before anything was asked."""
+        return Outcome(self.request.source, self.store.location)
+
     def prompt(self, sample: Mapping[str, Any]) -> str:
         """What the teacher is asked about a sample; never the label."""
         asked = question_of(sample, self.info.classes)
@@ -142,7 +161,7 @@ class _Run:
         self.price = self.request.price or Price(0, 0)
         self.progress = progress
         self.budget = Budget(self.request.max_cost, self.store.cost)
-        self.outcome = Outcome()
+        self.outcome = annotation.no_outcome()
         self.error: TeacherError | None = None
         self.done = 0
         self.failures_in_a_row = 0

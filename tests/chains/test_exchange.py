@@ -226,7 +226,7 @@ def test_a_bad_row_of_a_table_is_named(local, tmp_path):
 
 def test_chains_of_a_source_are_replaced_only_when_told(local):
     import_lines(local, line())
-    with pytest.raises(ValueError, match="chains/elsewhere: holds chains already; choose another source, or"):
+    with pytest.raises(ValueError, match="chains/elsewhere: holds chains already; choose another name, or"):
         import_lines(local, line())
     import_lines(local, line(id=OTHER_ID), replace=True)
     assert chains_of(local, "elsewhere")["id"].to_pylist() == [OTHER_ID]

@@ -9,7 +9,7 @@ from rdmldg_ray.datasets.builtin.questions import write_iconbed_vqa
 from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA, TOKEN_SCHEMA
 from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 from rdmldg_ray.storage import write_bytes, write_json, write_table
-from tests.helpers.cli import mistake, rdmldg, rows_of
+from tests.helpers.cli import error_of, rdmldg, rows_of
 from tests.helpers.run_files import write_run
 
 pytest.importorskip("matplotlib")
@@ -110,7 +110,7 @@ def test_chains_rejected_by_round(root):
 
 
 def test_new_classes_need_a_run_that_left_some_out(root):
-    message = mistake("analyze", "new-classes", "demo", "--storage", root)
+    message = error_of("analyze", "new-classes", "demo", "--storage", root)
     assert "was trained on all classes; run with data.classes=base" in message
 
 
@@ -125,8 +125,8 @@ def test_adaptive_reasoning(root):
 
 
 def test_a_run_or_a_domain_that_is_not_there_is_named(root):
-    assert "no run with a complete stage here" in mistake("analyze", "mmd", "gone", "--storage", root)
-    message = mistake("analyze", "mmd", "demo", "--held-out", "paint", "--storage", root)
+    assert "runs/gone: no run here" in error_of("analyze", "mmd", "gone", "--storage", root)
+    message = error_of("analyze", "mmd", "demo", "--held-out", "paint", "--storage", root)
     assert "no evaluation of paint; there is flat" in message
 
 
@@ -138,4 +138,4 @@ def test_questions_are_told_apart_and_a_run_on_classes_has_none(tmp_path, root):
     rows = (tmp_path / "runs/small/flat/analyses/questions.csv").read_text().splitlines()
     assert rows[0] == "model,question,pathway,rows,accuracy,error,chance,commonest"
     assert len(rows) == 1 + 3 * 3 * 2, "stages, questions, pathways"
-    assert "asks the same about every image" in mistake("analyze", "questions", "demo", "--storage", root)
+    assert "asks the same about every image" in error_of("analyze", "questions", "demo", "--storage", root)

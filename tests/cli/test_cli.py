@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from rdmldg_ray.chains.store import read_chains, write_chains
-from rdmldg_ray.config.load import load_config
+from rdmldg_ray.config.load import dump_config, load_config
 from rdmldg_ray.datasets.builtin.iconbed import write_iconbed
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.runs.plan import plan_stages
-from rdmldg_ray.storage import write_json
-from tests.helpers.cli import mistake, rdmldg
+from rdmldg_ray.storage import write_bytes, write_json
+from tests.helpers.cli import error_of, rdmldg
 
 HEAVY = ("torch", "ray", "transformers", "vllm", "deepspeed")
 
@@ -110,18 +110,18 @@ def test_a_dry_run_tells_which_stages_are_complete(tmp_path, store):
 
 
 def test_a_misspelt_key_names_the_nearest(tmp_path):
-    message = mistake("demo", "mtct.epoch=3", "--storage", str(tmp_path))
+    message = error_of("demo", "mtct.epoch=3", "--storage", str(tmp_path))
     assert message == "recipe 'demo' is not valid:\n  mtct.epoch: unknown key; did you mean 'epochs'?"
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    assert mistake("run", "iconbet").startswith("no recipe 'iconbet'; did you mean 'iconbed'?")
+    assert error_of("run", "iconbet").startswith("no recipe 'iconbet'; did you mean 'iconbed'?")
 
 
 @pytest.mark.parametrize("how", [["--dry-run"], []])
 def test_an_unknown_held_out_domain_lists_those_there_are(store, how):
-    message = mistake("demo", "data.held_out=photo", "--storage", store, *how)
+    message = error_of("demo", "data.held_out=photo", "--storage", store, *how)
     assert message == ("data.held_out: iconbed has no domain 'photo'; it has: flat, gradient, paint, sketch")
 
 
@@ -131,20 +131,20 @@ def test_a_model_folder_without_a_tokenizer_names_the_remedy(tmp_path):
     for name in ("config.json", "processor_config.json"):
         shutil.copy(TINY_BASE / name, model)
     (model / "model.safetensors").touch()
-    message = mistake("demo", f"model.path={model}", "--storage", str(tmp_path / "store"))
+    message = error_of("demo", f"model.path={model}", "--storage", str(tmp_path / "store"))
     assert message.startswith(f"{model}: no tokenizer (tokenizer.json, ")
     assert message.endswith("save it there with processor.save_pretrained")
 
 
 def test_a_storage_that_cannot_be_written_is_named_at_once(tmp_path):
     (tmp_path / "file").touch()
-    message = mistake("demo", "--storage", str(tmp_path / "file/below"))
+    message = error_of("demo", "--storage", str(tmp_path / "file/below"))
     assert message.startswith(f"{tmp_path}/file/below/.write-test-")
     assert "cannot be written" in message and "choose another storage path" in message
 
 
 def test_missing_chains_are_named_with_their_setting(store):
-    message = mistake("demo", "data.chains=gpt-4o", "--storage", store)
+    message = error_of("demo", "data.chains=gpt-4o", "--storage", store)
     there = f"{store}/datasets/iconbed/chains/gpt-4o"
     assert message.startswith(
         f"{there}: no chains for gradient, paint, sketch; choose another source (data.chains)"
@@ -160,14 +160,14 @@ def test_a_chain_without_a_conclusion_ends_a_run_before_it_begins(tmp_path):
     texts[0] = texts[0].split("<CONCLUSION>")[0]
     place = chains.schema.get_field_index("text")
     write_chains(root, "iconbed", "rules", "paint", chains.set_column(place, "text", pa.array(texts)))
-    message = mistake("demo", "--storage", root)
+    message = error_of("demo", "--storage", root)
     assert f"row {first}: the chain has no <CONCLUSION>" in message
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_data_set_that_is_not_there_names_the_remedy(tmp_path):
     for how in (["--dry-run"], []):
-        message = mistake("run", "demo", "data.dataset=pacs", "--storage", str(tmp_path), *how)
+        message = error_of("run", "demo", "data.dataset=pacs", "--storage", str(tmp_path), *how)
         assert f"{tmp_path}/datasets/pacs/dataset.json" in message
         assert message.endswith("ingest the data set again, or correct the storage path")
 
@@ -176,12 +176,12 @@ def test_another_setting_for_an_existing_run_is_refused(tmp_path, store):
     shutil.copytree(f"{store}/datasets", tmp_path / "datasets")
     complete_run(tmp_path, scored)
     assert rdmldg("demo", "--storage", str(tmp_path)).exit_code == 0
-    message = mistake("demo", "mtct.epochs=9", "--storage", str(tmp_path))
+    message = error_of("demo", "mtct.epochs=9", "--storage", str(tmp_path))
     assert "mtct.epochs: was 4, now 9" in message and f"delete {tmp_path}/runs/demo" in message
 
 
 def test_an_adapter_that_is_not_there_is_named(tmp_path, store):
-    message = mistake("evaluate", "demo", "--adapter", str(tmp_path), "--storage", store)
+    message = error_of("evaluate", "demo", "--adapter", str(tmp_path), "--storage", store)
     assert message == f"{tmp_path}: no parity.parquet here; give the folder that a training left"
 
 
@@ -198,9 +198,11 @@ def test_the_teachers_chains_are_shown(store):
     assert "0 of 0 chains" in rdmldg("show", "teacher", "--verdict", "rejected", "--storage", store).output
 
 
-def test_a_run_without_candidates_says_what_was_looked_for(store):
-    message = mistake("show", "nothing", "--round", "2", "--held-out", "flat", "--storage", store)
-    assert message.startswith(f"{store}/runs/nothing: no candidates of round 2 for flat; correct --round")
+def test_a_run_without_candidates_says_what_was_looked_for(tmp_path):
+    root = str(tmp_path)
+    write_bytes(f"{root}/runs/new/config.yaml", dump_config(load_config("demo", ["name=new"])).encode())
+    message = error_of("show", "new", "--round", "2", "--held-out", "flat", "--storage", root)
+    assert message.startswith(f"{root}/runs/new: no candidates of round 2 for flat; correct --round")
 
 
 def test_the_embedded_questions_can_be_planned_and_shown(tmp_path):

@@ -6,25 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from rdmldg_ray.cli import app
 from rdmldg_ray.domainbed.catalogue import DATASETS
 from rdmldg_ray.storage import read_table
+from tests.helpers.cli import error_of, rdmldg
 from tests.helpers.questions_file import write_questions
 from tools import mini
-
-
-def rdmldg(*arguments):
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
-
-
-def mistake(*arguments):
-    """The message of a command that ends with a user's mistake."""
-    result = rdmldg(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ") and "Traceback" not in result.output
-    return result.stderr.removeprefix("error: ").strip()
 
 
 @pytest.fixture
@@ -52,15 +39,15 @@ def test_a_dry_ingest_shows_counts_beside_the_literatures_and_writes_nothing(pac
 
 def test_an_ingest_names_what_is_wrong_with_the_source(pacs, tmp_path):
     new = str(tmp_path / "new")
-    message = mistake("ingest", str(pacs), "--dataset", "vlcs", "--storage", new)
+    message = error_of("ingest", str(pacs), "--dataset", "vlcs", "--storage", new)
     assert message.startswith(f"{pacs}: not VLCS: expected the folders Caltech101, LabelMe, SUN09, VOC2007;")
-    assert "unknown data set 'pacz'; did you mean pacs?" in mistake("ingest", str(pacs), "--dataset", "pacz")
+    assert "unknown data set 'pacz'; did you mean pacs?" in error_of("ingest", str(pacs), "--dataset", "pacz")
     (pacs / "kfold/photo/dog/notes.txt").touch()
-    message = mistake("ingest", str(pacs), "--dataset", "pacs", "--storage", new, "--max-rejects", "0.01")
+    message = error_of("ingest", str(pacs), "--dataset", "pacs", "--storage", new, "--max-rejects", "0.01")
     assert message.startswith(f"{pacs}: 1 of 84 files are rejected, more than the share of 0.01")
     missing = str(tmp_path / "missing")
     assert (
-        mistake("ingest", missing, "--dataset", "pacs")
+        error_of("ingest", missing, "--dataset", "pacs")
         == f"{missing}: there are no files here; correct the path"
     )
 
@@ -81,10 +68,10 @@ def test_chains_go_out_and_in(tmp_path, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
     mini.write_mini("store")
     common = ("--dataset", "mini", "--storage", "store")
-    result = rdmldg("chains", "export", "out", *common, "--form", form)
+    result = rdmldg("chains", "export", "--out", "out", *common, "--form", form)
     assert result.exit_code == 0, result.output
     assert f"90 chains of rules in {tmp_path}/out" in result.output
-    result = rdmldg("chains", "import", "out", *common, "--source", "back")
+    result = rdmldg("chains", "import", "out", *common, "--teacher", "back")
     assert result.exit_code == 0, result.output
     assert f"90 chains in {tmp_path}/store/datasets/mini/chains/back: 90 kept" in result.output
     chains = Path("store/datasets/mini/chains").absolute()
@@ -92,7 +79,7 @@ def test_chains_go_out_and_in(tmp_path, monkeypatch, form):
 
 
 def test_embedded_chains_go_out_where_no_storage_is_yet(tmp_path):
-    command = ("chains", "export", str(tmp_path / "out"), "--dataset", "iconbed")
+    command = ("chains", "export", "--out", str(tmp_path / "out"), "--dataset", "iconbed")
     result = rdmldg(*command, "--storage", str(tmp_path / "new"))
     assert result.exit_code == 0, result.output
     assert "1148 chains of rules" in result.output
@@ -101,8 +88,8 @@ def test_embedded_chains_go_out_where_no_storage_is_yet(tmp_path):
 def test_a_bad_chain_is_told_with_its_line(tmp_path):
     mini.write_mini(str(tmp_path))
     (tmp_path / "bad.jsonl").write_text(json.dumps({"text": "x"}) + "\n")
-    message = mistake(
-        *("chains", "import", str(tmp_path / "bad.jsonl"), "--dataset", "mini", "--source", "x"),
+    message = error_of(
+        *("chains", "import", str(tmp_path / "bad.jsonl"), "--dataset", "mini", "--teacher", "x"),
         *("--storage", str(tmp_path)),
     )
     assert f"{tmp_path}/bad.jsonl, line 1: 'messages' (or 'conversations') is not one question" in message
@@ -129,12 +116,12 @@ def test_an_annotation_names_what_is_wrong_with_it(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     mini.write_mini(str(tmp_path))
     options = ("mini", "--storage", str(tmp_path))
-    assert "no API key: set OPENAI_API_KEY" in mistake("annotate", *options)
-    assert "--teacher vllm needs --model" in mistake("annotate", *options, "--teacher", "vllm")
-    assert "go with --teacher vllm" in mistake("annotate", *options, "--model", "tiny")
+    assert "no API key: set OPENAI_API_KEY" in error_of("annotate", *options)
+    assert "--teacher vllm needs --model" in error_of("annotate", *options, "--teacher", "vllm")
+    assert "go with --teacher vllm" in error_of("annotate", *options, "--model", "tiny")
     missing = str(tmp_path / "missing")
-    assert "no such model folder" in mistake("annotate", *options, "--teacher", "vllm", "--model", missing)
-    assert "ingest the data set again" in mistake("annotate", "pacs", "--storage", str(tmp_path))
+    assert "no such model folder" in error_of("annotate", *options, "--teacher", "vllm", "--model", missing)
+    assert "ingest the data set again" in error_of("annotate", "pacs", "--storage", str(tmp_path))
 
 
 def test_a_dry_ingest_of_rows_counts_questions_and_answers(tmp_path):
@@ -143,6 +130,6 @@ def test_a_dry_ingest_of_rows_counts_questions_and_answers(tmp_path):
     result = rdmldg("ingest", str(file), "--dataset", "custom", "--name", "asked", *new)
     assert result.exit_code == 0, result.output
     assert "4 questions, " in result.output
-    message = mistake("ingest", str(file), "--dataset", "pacs", *new)
+    message = error_of("ingest", str(file), "--dataset", "pacs", *new)
     assert message.endswith("pacs has classes, not questions; ingest rows as custom")
     assert not (tmp_path / "new").exists()

@@ -4,33 +4,11 @@ import json
 import shutil
 
 import pytest
-import typer
 
-from rdmldg_ray.cli import app
 from tests.helpers import sweep_records as made
 from tests.helpers.cli import rdmldg
 from tests.helpers.run_files import write_run
 from tools import mini
-
-# What they make is a page to look at, and the log of a job.
-_FOR_PEOPLE = {"report", "submit", "attach"}
-
-
-def commands(group, path=()):
-    """Every command below a group, by the words that call it."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, (*path, name))
-        else:
-            yield " ".join((*path, name)), command
-
-
-ALL = dict(commands(typer.main.get_command(app)))
-
-
-@pytest.mark.parametrize("name", [name for name in ALL if name not in _FOR_PEOPLE])
-def test_every_command_that_a_script_would_read_has_it(name):
-    assert "--json" in [option for parameter in ALL[name].params for option in parameter.opts]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +69,11 @@ def test_an_analysis(root):
 
 def test_data_in_and_out(root, tmp_path):
     target = str(tmp_path / "out")
-    assert told(root, "chains", "export", target, "--dataset", "mini") == {"location": target, "chains": 90}
-    back = told(root, "chains", "import", target, "--dataset", "mini", "--source", "back")
+    assert told(root, "chains", "export", "--out", target, "--dataset", "mini") == {
+        "location": target,
+        "chains": 90,
+    }
+    back = told(root, "chains", "import", target, "--dataset", "mini", "--teacher", "back")
     assert back["verdicts"] == {"kept": 90}
     asked = told(root, "annotate", "mini", "--dry-run")
     assert asked["to_ask"]["samples"] == 90 and len(asked["dollars_least_and_most"]) == 2
@@ -104,6 +85,6 @@ def test_data_in_and_out(root, tmp_path):
     assert found["images"] == {"a": 1, "b": 1} and not found["read"]
 
 
-def test_a_mistake_leaves_stdout_empty(root):
+def test_a_user_error_leaves_stdout_empty(root):
     result = rdmldg("collect", "none", "--json", "--storage", root)
-    assert result.exit_code == 2 and result.stdout == "" and "no run 'none'" in result.stderr
+    assert result.exit_code == 2 and result.stdout == "" and "runs/none: no run here" in result.stderr

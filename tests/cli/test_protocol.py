@@ -8,7 +8,7 @@ from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.storage import list_folders, write_json
 from rdmldg_ray.sweeps.variants import ablation_configs, trial_configs
 from tests.helpers import sweep_records as made
-from tests.helpers.cli import mistake, rdmldg, rows_of
+from tests.helpers.cli import error_of, rdmldg, rows_of
 
 
 @pytest.fixture
@@ -33,9 +33,11 @@ def test_runs_are_collected_by_name_with_wildcards(root):
     assert "chosen checkpoints" in one.output
 
 
-def test_a_run_without_results_is_a_mistake_that_names_it(root):
-    assert "no run 'other' with a results.jsonl" in mistake("collect", "other", "--storage", str(root))
-    assert "no run 'gone*'" in mistake("collect", "gone*", "--storage", str(root))
+def test_a_run_without_results_is_an_error_that_names_it(root):
+    assert "runs/other: no run here with a results.jsonl" in error_of(
+        "collect", "other", "--storage", str(root)
+    )
+    assert "runs/gone*: no run here" in error_of("collect", "gone*", "--storage", str(root))
 
 
 def test_folders_are_listed_by_name_alone(root):
@@ -87,7 +89,7 @@ def test_a_sweeps_plan_tells_what_its_trials_share(tmp_path):
         ["generate", "12", "1"],
         ["train", "12", "12"],
     ]
-    assert "must be the same in all trials" in mistake(
+    assert "must be the same in all trials" in error_of(
         "sweep", "demo", "--space", _space(tmp_path, "data.trial_seed"), "--storage", str(tmp_path)
     )
 

@@ -9,8 +9,8 @@ def rdmldg(*arguments):
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
 
 
-def mistake(*arguments):
-    """The message of a command that ends with a user's mistake."""
+def error_of(*arguments):
+    """The message of a command that ends with a user error."""
     result = rdmldg(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("error: ") and "Traceback" not in result.output

@@ -175,7 +175,7 @@ def test_a_finished_run_calibrates_the_plan_of_another(tmp_path, store):
             write_bytes(f"{run}/{name}/metrics.jsonl", lines.encode())
         write_bytes(f"{run}/{name}/rest", b"0" * (size - len(lines)))
     file, root = str(tmp_path / "rates.json"), ["--storage", str(tmp_path)]
-    done = CliRunner().invoke(app, ["calibrate", "demo", file, *root])
+    done = CliRunner().invoke(app, ["calibrate", "demo", "--out", file, *root])
     assert done.exit_code == 0, done.output
     found = read_calibration(Path(file)).model_dump(exclude={"machine"})
     assert found == pytest.approx(RATES.model_dump(exclude={"machine"}))

@@ -152,7 +152,7 @@ print(result.output, result.exit_code, heavy)
 
 
 def test_the_command_prints_what_is_kept_and_how_to_go_on_and_imports_nothing_heavy(old, root):
-    arguments = ["refilter", "old", "--set", STRICTER, "--into", "new", "--storage", root]
+    arguments = ["refilter", "old", STRICTER, "--into", "new", "--storage", root]
     environment = {**os.environ, "COLUMNS": "120"}
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *arguments],

@@ -4,7 +4,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from rdmldg_ray.config.load import ConfigError
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.runtime.errors import user_mistake
+from rdmldg_ray.runtime.errors import user_error
 
 MISTAKE = ValueError("what the user did")
 
@@ -33,8 +33,8 @@ def raised(error, cause):
         lambda mistake: ControllerError(raised(RuntimeError("data"), task_error(mistake))),
     ],
 )
-def test_the_mistake_is_found_through_rays_wrappers(wrap, mistake):
-    assert user_mistake(wrap(mistake)) is mistake
+def test_the_error_is_found_through_rays_wrappers(wrap, mistake):
+    assert user_error(wrap(mistake)) is mistake
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_the_mistake_is_found_through_rays_wrappers(wrap, mistake):
         ControllerError(OSError("disk")),
     ],
 )
-def test_what_is_not_a_users_mistake_is_none(error):
-    assert user_mistake(error) is None
+def test_what_is_not_a_users_error_is_none(error):
+    assert user_error(error) is None
 
 
-def test_of_a_mistake_and_its_cause_the_one_with_the_remedy_is_told(tmp_path):
+def test_of_an_error_and_its_cause_the_one_with_the_remedy_is_told(tmp_path):
     with pytest.raises(ValueError) as error:
         read_dataset_info(str(tmp_path), "pacs")
     assert isinstance(error.value.__cause__, ValueError)
-    assert "ingest the data set again" in str(user_mistake(error.value))
+    assert "ingest the data set again" in str(user_error(error.value))
 
 
 def test_a_chain_that_ends_in_itself_is_no_trouble():
     error = RuntimeError("a")
     error.__cause__ = raised(RuntimeError("b"), error)
-    assert user_mistake(error) is None
+    assert user_error(error) is None

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.runtime.errors import user_mistake
+from rdmldg_ray.runtime.errors import user_error
 from rdmldg_ray.runtime.remote import in_task
 
 pytestmark = pytest.mark.slow
@@ -22,4 +22,4 @@ def test_a_table_comes_from_the_object_store_and_a_mistake_comes_as_it_was(ray_c
 
     with pytest.raises(ValueError, match="mend the chain") as error:
         in_task(fail)
-    assert str(user_mistake(error.value)) == "rules/flat: row 3: mend the chain"
+    assert str(user_error(error.value)) == "rules/flat: row 3: mend the chain"

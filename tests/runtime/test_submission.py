@@ -6,8 +6,8 @@ import typer
 from typer.testing import CliRunner
 
 from rdmldg_ray.cli import app
-from rdmldg_ray.cli.base import mistakes_explained
-from rdmldg_ray.runtime.errors import WorkFailed
+from rdmldg_ray.cli.base import report_errors
+from rdmldg_ray.runtime.errors import RunFailedError
 from rdmldg_ray.runtime.submission import stage_files
 from tests.helpers.repository import ROOT
 
@@ -88,10 +88,10 @@ def test_each_script_is_its_command(job, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ValueError("no such domain"), 2), (WorkFailed("no resources"), 1)]
+    ("error", "code"), [(ValueError("no such domain"), 2), (RunFailedError("no resources"), 1)]
 )
 def test_what_could_not_be_done_ends_otherwise_than_what_was_asked_wrongly(error, code, capsys):
-    with pytest.raises(typer.Exit) as ended, mistakes_explained(debug=False):
+    with pytest.raises(typer.Exit) as ended, report_errors(debug=False):
         raise error
     assert ended.value.exit_code == code
     assert capsys.readouterr().err == f"error: {error}\n"

@@ -26,9 +26,9 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from rdmldg_ray.cli.runs import planned_dataset
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.builtin.embedded import find_info
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.store import RunStore, Stage
 from tools.autoscale.cluster import autoscaling_cluster
@@ -110,7 +110,7 @@ def watch_run(
     address: str, environment: dict[str, str], head: psutil.Process, config: Config, overrides: list[str]
 ) -> tuple[list[Sample], int]:
     """Run, and look at the cluster until the run has ended and its nodes have gone; with the exit code."""
-    stages = plan_stages(config, planned_dataset(config))
+    stages = plan_stages(config, find_info(config.storage, config.data.dataset))
     command = [sys.executable, "-m", "rdmldg_ray", "run", "demo", *overrides]
     samples: list[Sample] = []
     started = time.monotonic()
@@ -171,7 +171,7 @@ def count_exposed(head: psutil.Process) -> int:
 
 def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[str, str]) -> dict[str, Any]:
     """The document: the nodes' comings and goings, the stages, and whether all is as it should be."""
-    planned = plan_stages(config, planned_dataset(config))
+    planned = plan_stages(config, find_info(config.storage, config.data.dataset))
     kinds = {stage.name: stage.kind for stage in planned}
     stages, nodes = by_stage(samples), comings_and_goings(samples)
 

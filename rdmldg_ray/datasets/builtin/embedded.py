@@ -2,8 +2,9 @@
 
 from rdmldg_ray.datasets.builtin import questions
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_info, write_iconbed
-from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.datasets.schema import DatasetInfo, info_location, read_dataset_info
 from rdmldg_ray.domainbed.catalogue import ICONBED
+from rdmldg_ray.storage import exists
 
 _EMBEDDED = {
     ICONBED.name: (iconbed_info, write_iconbed),
@@ -19,6 +20,17 @@ def is_embedded(name: str) -> bool:
 def embedded_info(name: str) -> DatasetInfo:
     """What an embedded data set holds, whether it is on storage or not."""
     return _EMBEDDED[name][0]()
+
+
+def find_info(root: str, name: str) -> DatasetInfo:
+    """What a data set on storage holds, or an embedded one that is not written yet; writes nothing.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    if is_embedded(name) and not exists(info_location(root, name)):
+        return embedded_info(name)
+    return read_dataset_info(root, name)
 
 
 def write_embedded(root: str, name: str) -> None:

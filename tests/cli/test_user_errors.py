@@ -1,4 +1,4 @@
-"""The mistakes that a new user makes: each ends in one short message that names the remedy."""
+"""The errors of a new user: each ends in one short message that names the remedy."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from rdmldg_ray.models.folder import TINY_BASE
 _LONGEST = 5
 
 # Command, with {root} for an empty storage and {files} for a folder of broken things; words of the remedy.
-MISTAKES = {
+ERRORS = {
     "misspelt recipe": ("run iconbet", "did you mean 'iconbed'"),
     "recipe of another folder": ("run {files}/none.yaml", "or give a path to a .yaml file"),
     "recipe that is no YAML": ("run {files}/broken.yaml", "not valid YAML"),
@@ -36,10 +36,13 @@ MISTAKES = {
     "storage that is a file": ("demo --storage {files}/list.yaml", "choose another storage path"),
     "report of a run that is not there": ("report none", "correct the run's name, or --storage"),
     "status of a run that is not there": ("status none", "correct the run's name, or --storage"),
-    "analysis of a run that is not there": ("analyze tokens none", "correct its name, or --storage"),
-    "export of a run that is not there": ("export none {root}/out", "correct the run's name, or --storage"),
-    "chains shown of a run that is not there": ("show none", "--held-out or the run's name"),
-    "tables of runs that are not there": ("collect none", "a run writes it with its results"),
+    "analysis of a run that is not there": ("analyze tokens none", "correct the run's name, or --storage"),
+    "export of a run that is not there": (
+        "export none --out {root}/out",
+        "correct the run's name, or --storage",
+    ),
+    "chains shown of a run that is not there": ("show none", "correct the run's name, or --storage"),
+    "tables of runs that are not there": ("collect none", "no run here with a results.jsonl"),
     "folder to ingest that is not there": ("ingest {root}/none --dataset pacs", "correct the path"),
     "data set that is not known": ("ingest {files} --dataset paks", "did you mean pacs?"),
     "teacher without its model": ("annotate iconbed --teacher vllm", "--model"),
@@ -56,9 +59,9 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_ends_in_a_short_message_with_its_remedy(name, files, tmp_path):
-    command, remedy = MISTAKES[name]
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_user_error_ends_in_a_short_message_with_its_remedy(name, files, tmp_path):
+    command, remedy = ERRORS[name]
     arguments = command.format(root=tmp_path, files=files).split()
     if "--storage" not in arguments:
         arguments += ["--storage", str(tmp_path)]

@@ -1,0 +1,36 @@
+"""What a sweep would do: plain functions, without Ray."""
+
+from dataclasses import dataclass
+
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.runs.cache_key import count_shared
+from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.store import Kind
+from rdmldg_ray.sweeps.space import SweepSpace
+from rdmldg_ray.sweeps.variants import with_settings
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep before it is run.
+
+    Attributes:
+        stages: how many a trial has.
+        shared: by kind of stage how many all trials have, and how many of them are computed, the others being
+            shared; None for a search that is no grid, whose trials are not known before.
+    """
+
+    config: Config
+    space: SweepSpace
+    stages: int
+    shared: dict[Kind, tuple[int, int]] | None
+
+
+def plan_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> SweepPlan:
+    """The plan of a sweep; writes nothing."""
+    shared = None
+    if space.search == "grid":
+        trials = [with_settings(config, settings) for settings in space.grid()]
+        shared = count_shared(trials, info)
+    return SweepPlan(config, space, len(plan_stages(config, info)), shared)

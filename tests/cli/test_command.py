@@ -1,0 +1,122 @@
+"""What the wrapper gives to every command: --json, --debug, -h, --storage, errors and exit codes."""
+
+import inspect
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rdmldg_ray.cli import app
+from rdmldg_ray.cli.base import Ended, command
+from rdmldg_ray.runtime.errors import RunFailedError
+from tests.helpers.cli import rdmldg
+
+# What they do is done elsewhere, where the storage is an option of the command that they submit.
+WITHOUT_STORAGE = {"submit", "attach"}
+
+
+def commands(group, path=()):
+    """Every command below a group, by the words that call it."""
+    for name, found in group.commands.items():
+        if hasattr(found, "commands"):
+            yield from commands(found, (*path, name))
+        else:
+            yield " ".join((*path, name)), found
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+
+
+def options(name):
+    return {option: parameter for parameter in ALL[name].params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_has_the_common_options(name):
+    assert {"--json", "--debug"} <= options(name).keys()
+    assert ("--storage" in options(name)) == (name not in WITHOUT_STORAGE)
+
+
+@pytest.mark.parametrize("name", ["", "analyze", "chains", *ALL])
+def test_short_and_long_help_are_the_same(name):
+    short, long = (rdmldg(*name.split(), how) for how in ("-h", "--help"))
+    assert short.exit_code == 0 and short.output == long.output
+    assert "Usage: " in short.output
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_option_means_the_same_in_every_command(name):
+    arguments = {p.name: p for p in ALL[name].params if p.param_type_name == "argument"}
+    assert "out" not in arguments, "what is written is --out"
+    assert not {"--set", "--source"} & options(name).keys()
+    if "overrides" in arguments:
+        assert "KEY.PATH=VALUE" in arguments["overrides"].metavar
+    for argument in {"run", "runs"} & arguments.keys():
+        assert arguments[argument].metavar.startswith("RUN")
+
+
+@pytest.fixture
+def group():
+    """Commands that end in every way."""
+    group = typer.Typer(pretty_exceptions_enable=False)
+
+    @command(group)
+    def works(name: str, storage: str | None = None):
+        """Says a name."""
+        print(f"to people: {name}")
+        return {"name": name, "storage": storage, "infinite": [float("inf")]}
+
+    @command(group, "other-name")
+    def ends():
+        raise Ended(3, {"half": "done"})
+
+    @command(group)
+    def wrong():
+        raise ValueError("no such domain")
+
+    @command(group)
+    def failed():
+        raise RunFailedError("no resources")
+
+    @command(group)
+    def broken():
+        raise KeyError("a bug")
+
+    return group
+
+
+def call(group, *arguments):
+    return CliRunner().invoke(group, list(arguments))
+
+
+def test_the_document_is_alone_on_stdout(group):
+    result = call(group, "works", "x", "--storage", "s3://bucket/x", "--json")
+    assert json.loads(result.stdout) == {"name": "x", "storage": "s3://bucket/x", "infinite": [None]}
+    assert result.stderr == "to people: x\n"
+    assert call(group, "works", "x").stdout == "to people: x\n"
+
+
+def test_a_command_can_end_with_a_code_and_a_document(group):
+    assert call(group, "other-name").exit_code == 3
+    result = call(group, "other-name", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (3, {"half": "done"})
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"), [("wrong", 2, "no such domain"), ("failed", 1, "no resources")]
+)
+def test_an_error_ends_with_its_message_and_code(group, name, code, message):
+    result = call(group, name, "--json")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"error: {message}\n")
+    assert str(call(group, name, "--debug").exception) == message
+
+
+def test_a_bug_keeps_its_traceback(group):
+    assert isinstance(call(group, "broken").exception, KeyError)
+
+
+def test_a_wrapped_function_stays_as_it_was():
+    from rdmldg_ray.cli.outputs import show
+
+    assert "as_json" not in inspect.signature(show).parameters
