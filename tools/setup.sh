@@ -23,7 +23,9 @@ for name in ${PYTHON:-python3 python3.12 python3.11}; do
 done
 [ "$python" ] || lack "Python 3.11 or 3.12 with its venv module (Debian's python3-venv), as PYTHON=... if not on PATH"
 
-# DeepSpeed compiles with it at first use.
+# DeepSpeed compiles an op for Python when a training starts.
+headers="import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+[ -z "$python" ] || "$python" -c "$headers" || lack "the headers of $("$python" --version) (Debian's python3-dev)"
 cxx=${CXX:-c++}
 command -v "${cxx%% *}" >/dev/null || lack "a C++ compiler, $cxx (Debian's g++)"
 

@@ -18,9 +18,9 @@ FAKE = {
     "python3": "exit 1",
     # Fits, and makes an environment with the pip that a test wrote beside the commands.
     "python3.12": """
-        case "$1" in
+        case "$*" in
         --version) echo Python 3.12.4 ;;
-        -m) mkdir -p .venv/bin; cp "${0%/*}/../pip" .venv/bin/pip ;;
+        -m*) mkdir -p .venv/bin; cp "${0%/*}/../pip" .venv/bin/pip ;;
         esac""",
 }
 INSTALLER = 'echo "${0##*/} $*" >>said; '
@@ -130,6 +130,11 @@ def test_pip_goes_on_where_uv_fails(machine):
         ("uname", "echo Linux aarch64", "Linux on x86-64 (this is Linux aarch64)"),
         ("uname", "echo Darwin arm64", "Linux on x86-64 (this is Darwin arm64)"),
         ("python3.12", "exit 1", "Python 3.11 or 3.12"),
+        (
+            "python3.12",
+            'case "$*" in *Python.h*) exit 1 ;; --version) echo Python 3.12.4 ;; esac',
+            "the headers of Python 3.12.4",
+        ),
         ("c++", None, "a C++ compiler, c++"),
         ("df", "echo Filesystem; echo /dev/vda 9000000 0 4000000 0% /", "4.5 GB of free disk here"),
     ],
