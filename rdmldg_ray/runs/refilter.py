@@ -7,16 +7,7 @@ from rdmldg_ray.config.load import ConfigError, dump_config, override_config, pa
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.sarr.selection import select_chains
-from rdmldg_ray.storage import (
-    exists,
-    folder_prefix,
-    join,
-    list_files,
-    read_bytes,
-    read_json,
-    write_bytes,
-    write_json,
-)
+from rdmldg_ray.storage import copy_folder, exists, join, read_bytes, read_json, write_bytes, write_json
 
 # What the filter decides; anything else would have changed what was generated.
 _SETTINGS = ("sarr.filter.", "sarr.best_by=", "sarr.without_chain=")
@@ -104,11 +95,8 @@ def _before(stage: str, round_number: int) -> bool:
 
 
 def _copy_outputs(location: str, target: str, stage: str) -> None:
-    files = list_files(join(location, stage))
     # A round's candidates are a stage, and what was kept of them lies beside them.
-    if stage.endswith("/candidates"):
-        files = list_files(join(location, stage.removesuffix("/candidates")))
-    prefix = folder_prefix(location)
-    for file in files:
-        if "/checkpoints/" not in file.removeprefix(prefix):
-            write_bytes(join(target, file.removeprefix(prefix)), read_bytes(file))
+    folder = stage.removesuffix("/candidates")
+    copy_folder(
+        join(location, folder), join(target, folder), lambda name: not name.startswith("checkpoints/")
+    )

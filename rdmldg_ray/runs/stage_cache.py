@@ -19,14 +19,11 @@ from rdmldg_ray.runs.pipeline import Pipeline
 from rdmldg_ray.runs.plan import Stage
 from rdmldg_ray.sarr.selection import CANDIDATES, KEPT, REJECTIONS
 from rdmldg_ray.storage import (
+    copy_folder,
     exists,
-    folder_prefix,
     join,
-    list_files,
-    read_bytes,
     read_json,
     read_table,
-    write_bytes,
     write_json,
 )
 
@@ -91,12 +88,8 @@ class SharingPipeline(Pipeline):
         return {**summary, "shared": runs, "drawn_anew": draws.drawn_anew}
 
     def _copy(self, stage: Stage, run: str) -> dict[str, Any]:
-        source = join(self._location(run), stage.name)
-        prefix = folder_prefix(source)
-        for file in list_files(source):
-            below = file.removeprefix(prefix)
-            if not below.startswith(_NOT_COPIED):
-                write_bytes(join(self.location, stage.name, below), read_bytes(file))
+        source, target = join(self._location(run), stage.name), join(self.location, stage.name)
+        copy_folder(source, target, lambda name: not name.startswith(_NOT_COPIED))
         if stage.kind == "evaluate":
             self._write_results(stage)
         self.console.print(f"  as in run '{run}'", highlight=False)

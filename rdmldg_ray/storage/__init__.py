@@ -5,6 +5,7 @@ credentials of S3 come from the usual AWS environment variables and files, and f
 no message repeats them.
 """
 
+from rdmldg_ray.storage.copy import copy_file, copy_folder, download_folder, upload_folder
 from rdmldg_ray.storage.files import (
     FileEntry,
     StorageError,
@@ -13,7 +14,6 @@ from rdmldg_ray.storage.files import (
     check_writable,
     delete_file,
     delete_folder,
-    download_folder,
     exists,
     folder_prefix,
     is_file,
@@ -25,7 +25,6 @@ from rdmldg_ray.storage.files import (
     open_location,
     read_bytes,
     read_json,
-    upload_folder,
     write_bytes,
     write_chunks,
     write_json,
@@ -38,6 +37,8 @@ __all__ = [
     "absolute",
     "as_uri",
     "check_writable",
+    "copy_file",
+    "copy_folder",
     "delete_file",
     "delete_folder",
     "download_folder",
