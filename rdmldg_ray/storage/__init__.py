@@ -3,6 +3,9 @@
 A location is a plain string: a local path or ``s3://bucket/prefix``. Endpoint, region and
 credentials of S3 come from the usual AWS environment variables and files, and from nowhere else;
 no message repeats them.
+
+Why not ``pyarrow.fs`` alone, which lists, reads and copies here? It does not write a file whole, neither on a
+disk nor on S3, and does not say what to mend when a bucket, a credential or an endpoint is wrong.
 """
 
 from rdmldg_ray.storage.copy import copy_file, copy_folder, download_folder, upload_folder
