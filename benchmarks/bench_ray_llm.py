@@ -112,7 +112,8 @@ def time_ray_llm(config: Config, info: DatasetInfo, model: str, samples: pa.Tabl
             placement_group_config={"bundle_per_worker": {"CPU": 0.25}},
             batch_size=batch_size,
             concurrency=1,
-            # Ray 2.60 takes its own vLLM metrics for missing otherwise.
+            # Ray 2.60 takes its own vLLM metrics for missing otherwise:
+            # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/llm/_internal/serve/engines/vllm/vllm_engine.py#L622-L628
             log_engine_metrics=False,
             **no_stages,
         ),

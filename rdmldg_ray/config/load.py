@@ -3,6 +3,9 @@
 Imports neither torch nor ray, so that ``--help``, ``--dry-run`` and a test of every recipe are
 instant. A recipe is a YAML file with any part of the tree of ``config.schema``; what it leaves out has the
 default there.
+
+Why not OmegaConf for the overrides? They are the twenty lines of ``_apply_override``; types, ranges and "did
+you mean" would be pydantic's all the same, and with interpolation a recipe would no longer say what it sets.
 """
 
 import difflib

@@ -133,7 +133,8 @@ class EnginePool:
         index = samples.select([*columns, *question_columns(samples)])
         # One block for each batch, so that no reader takes more of the images than a batch at once.
         blocks = [index.slice(start, size) for start in range(0, len(index), size)]
-        # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free.
+        # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free:
+        # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/data/read_api.py#L4986-L4990
         return (
             ray.data.from_blocks(blocks)
             .map_batches(_with_images, batch_size=size, batch_format="pyarrow", num_cpus=_READ_CPUS)
@@ -148,7 +149,7 @@ class EnginePool:
             num_cpus=engines.cpus_per_engine,
             num_gpus=engines.gpus_per_engine,
             # Not what a pool inside a Tune trial would inherit: the trial's placement group, which has
-            # room for the trial's driver alone.
+            # room for the trial's driver alone. https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/air/execution/resources/placement_group.py#L35
             scheduling_strategy="DEFAULT",
             runtime_env={"env_vars": engine_environment(engines)},
         )
@@ -262,10 +263,10 @@ def engine_environment(engines: EnginesConfig) -> dict[str, str]:
         return {}
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(engines.cpu_kv_cache_gib),
-        # In the actor's own process: two more that import vLLM take most of an engine's start, and
-        # outlive a killed actor.
+        # In the actor's own process: two more that import vLLM take most of an engine's start.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # By itself vLLM binds its threads to the node's first cores, and so would the next engine there.
+        # https://github.com/vllm-project/vllm/pull/27953
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(max(1, int(engines.cpus_per_engine))),
     }

@@ -30,6 +30,7 @@ from rdmldg_ray.storage import (
 
 _RAY_TRAIN_FOLDER = "checkpoints"
 # Ray Train's own record of the checkpoints that count, written when all workers have sent their shards.
+# https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/constants.py#L14
 _COMMITTED = "checkpoint_manager_snapshot.json"
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def train_stage(
         TimeoutError: when there is no room for the workers in ``workers.scheduling_timeout_s``.
     """
     workers = config.workers
-    # Not by its URI, for which Ray Train would make a file system that gives up after seconds.
+    # Not by its URI, for which Ray Train would make a file system that gives up after seconds:
+    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/execution/storage.py#L325
     filesystem, path = open_location(location)
     plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
     job = TrainJob(

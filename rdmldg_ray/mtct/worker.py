@@ -86,7 +86,8 @@ class TrainWorker:
         """Train from the last checkpoint, if there is one, to the plan's end."""
         step = self._resume()
         total = self.job.plan.total_steps
-        # Torch's counter of operations does not get through FlexAttention.
+        # Torch's counter of operations does not get through FlexAttention:
+        # https://github.com/pytorch/pytorch/issues/134385
         self.meter = Meter(step, total, self.model, self.engine.device, countable=not self._flex)
         if self.rank == 0:
             self.trackers = start_trackers(self.job.config, self.job.location, step)
@@ -150,6 +151,8 @@ class TrainWorker:
             "gradient_clipping": training.max_grad_norm,
             "bf16": {"enabled": self.job.config.model.dtype == "bfloat16"},
             "torch_autocast": {"enabled": self._mixed_precision(), "dtype": "bfloat16"},
+            # Stage 0 in bfloat16 takes DeepSpeed's optimizer for FP16, whose gradients are sums in bfloat16:
+            # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/engine.py#L2321
             "zero_optimization": {"stage": self.job.config.workers.zero_stage},
             "optimizer": {
                 "type": "AdamW",
@@ -165,7 +168,8 @@ class TrainWorker:
 
         def schedule(optimizer: Any) -> Any:
             warmup = round(training.warmup_ratio * total)
-            # transformers' plain "constant" would ignore the warm-up.
+            # transformers' plain "constant" would ignore the warm-up:
+            # https://github.com/huggingface/transformers/blob/v5.19.0/src/transformers/optimization.py#L1014-L1015
             name = "constant_with_warmup" if training.lr_scheduler == "constant" else training.lr_scheduler
             return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 

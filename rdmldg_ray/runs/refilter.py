@@ -7,7 +7,7 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.runs.store import RunStore, Stage, State, stages_of, write_fold_state
 from rdmldg_ray.sarr.selection import select_chains
-from rdmldg_ray.storage import folder_prefix, join, list_files, read_bytes, write_bytes, write_json
+from rdmldg_ray.storage import copy_folder, write_json
 
 # What the filter decides; anything else would have changed what was generated.
 _SETTINGS = ("sarr.filter.", "sarr.best_by=", "sarr.without_chain=")
@@ -90,10 +90,8 @@ def _free_name(root: str, run: str) -> str:
 
 def _copy_outputs(old: RunStore, new: RunStore, stage: Stage) -> None:
     # What was selected of a round's candidates lies beside them, in the folder of its training.
-    folder = old.stage_uri(stage)
-    if stage.kind == "generate":
-        folder = old.round_uri(stage.held_out, stage.model)
-    prefix = folder_prefix(old.uri)
-    for file in list_files(folder):
-        if "/checkpoints/" not in file.removeprefix(prefix):
-            write_bytes(join(new.uri, file.removeprefix(prefix)), read_bytes(file))
+    source, target = (
+        store.round_uri(stage.held_out, stage.model) if stage.kind == "generate" else store.stage_uri(stage)
+        for store in (old, new)
+    )
+    copy_folder(source, target, lambda name: not name.startswith("checkpoints/"))

@@ -19,13 +19,10 @@ from rdmldg_ray.runs.store import RunStore, Stage
 from rdmldg_ray.sarr.candidates import read_candidates
 from rdmldg_ray.sarr.selection import CANDIDATES_FOLDER, REJECTIONS_FILE, SELECTED_FOLDER
 from rdmldg_ray.storage import (
+    copy_folder,
     exists,
-    folder_prefix,
     join,
-    list_files,
-    read_bytes,
     read_json,
-    write_bytes,
     write_json,
 )
 
@@ -65,12 +62,8 @@ class StageCache:
 
     def copy(self, stage: Stage, run: str) -> dict[str, Any]:
         """Copy the outputs of another run's stage; returns its summary."""
-        source = self._other(run).stage_uri(stage)
-        prefix = folder_prefix(source)
-        for file in list_files(source):
-            below = file.removeprefix(prefix)
-            if not below.startswith(_NOT_COPIED):
-                write_bytes(join(self._store.stage_uri(stage), below), read_bytes(file))
+        source, target = self._other(run).stage_uri(stage), self._store.stage_uri(stage)
+        copy_folder(source, target, lambda name: not name.startswith(_NOT_COPIED))
         entry = self._other(run).fold_state(stage.held_out)[stage.name]
         return {key: value for key, value in entry.items() if key != "seconds"}
 

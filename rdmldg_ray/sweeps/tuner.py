@@ -39,6 +39,9 @@ class Claims:
     """Which trial holds which key: an actor, so that no stage is computed by two trials at once.
 
     A claim runs out unless its holder renews it, so that a killed trial holds up nobody for long.
+
+    Why not compute all shared stages before the first trial? A search such as Optuna's chooses settings, and
+    with them what is shared, only as others end. And Ray has no lock that a killed holder gives back.
     """
 
     def __init__(self) -> None:

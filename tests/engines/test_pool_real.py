@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import psutil
 import pyarrow as pa
@@ -11,7 +12,9 @@ import ray
 from rich.console import Console
 
 from rdmldg_ray.config.load import load_config
+from rdmldg_ray.config.schema import EnginesConfig
 from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.engines import pool as pool_module
 from rdmldg_ray.engines.engine import EngineError, GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.models.folder import TINY_BASE
@@ -114,6 +117,26 @@ def test_a_round_whose_engine_is_killed_has_each_candidate_once(pool, pipeline, 
     assert all(0 < row["label_prob"] <= 1 for row in candidates if row["reason"] != "bad_image")
     # vLLM's own processes ended with the engines that were killed.
     assert psutil.wait_procs(killed, timeout=10)[1] == []
+
+
+def test_vllms_own_processes_end_with_a_killed_engine(pool, monkeypatch):
+    # As on GPUs: the core of vLLM in a process of its own.
+    environment = {**pool_module.engine_environment(EnginesConfig()), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    monkeypatch.setattr(pool_module, "engine_environment", lambda engines: environment)
+    engines = pool(num_engines=1)
+    engines.load(None)
+    [actor], children = processes_of(engines)
+    assert children
+    actor.kill()
+    deadline = time.monotonic() + 10
+    while left := [process for process in children if is_alive(process)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def is_alive(process):
+    # One that has ended is a zombie until whoever inherited it looks.
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_an_engine_that_hangs_is_ended_after_the_set_time_with_what_it_asked_for(pool, samples):

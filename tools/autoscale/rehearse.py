@@ -196,7 +196,8 @@ def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[
         ),
         "none are left after the run": not samples[-1].nodes and not samples[-1].used,
         "the run is complete": exit_code == 0 and current_stage(config, planned) == IDLE,
-        # torch's rendezvous store, in rank 0, listens on every address, whichever it is given.
+        # torch's rendezvous store, in rank 0, listens on every address, whichever it is given:
+        # https://github.com/pytorch/pytorch/issues/173909
         "all but the training's rendezvous listen on loopback": max(s.exposed for s in samples) <= 1,
         "a stage without room tells what it asked for, what there is, what the autoscaler said": all(
             "50 CPU" in text and "the cluster has " in text and "its autoscaler can add no node" in text
