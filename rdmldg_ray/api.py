@@ -52,7 +52,7 @@ from rdmldg_ray.storage import absolute, check_writable, exists
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
 from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep
 from rdmldg_ray.sweeps.variants import ablation_configs, trial_configs
-from rdmldg_ray.teacher.annotate import Annotation, Limits, Outcome, Request
+from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest, Limits, Outcome
 from rdmldg_ray.teacher.client import Endpoint
 from rdmldg_ray.teacher.pricing import Price, known_price
 
@@ -141,7 +141,7 @@ def make_request(
     name: str | None = None,
     prices: tuple[float, float] | None = None,
     **limits: Unpack[Limits],
-) -> Request:
+) -> AnnotationRequest:
     """What a teacher is asked for.
 
     Args:
@@ -149,7 +149,7 @@ def make_request(
         model: the model that ``vllm`` serves: a folder, a hub id, or ``tiny``.
         name: the chains' name, for ``data.chains``; the model's by default.
         prices: US dollars for a million tokens of prompts, and of answers, where they are not known.
-        limits: as ``teacher.annotate.Request`` has them.
+        limits: as ``teacher.annotate.AnnotationRequest`` has them.
     """
     price = Price(*prices) if prices else Price(0, 0) if teacher == VLLM else known_price(teacher)
     if teacher == VLLM:
@@ -160,11 +160,11 @@ def make_request(
         teacher = Path(absolute(model)).name if looks_local(model) else model
     elif model:
         raise ValueError(_ONLY_SERVED)
-    return Request(model=teacher, source=name or teacher.replace("/", "-"), price=price, **limits)
+    return AnnotationRequest(model=teacher, teacher=name or teacher.replace("/", "-"), price=price, **limits)
 
 
 def plan_annotation(
-    dataset: str, request: Request, *, storage: str | None = None, dry_run: bool = False
+    dataset: str, request: AnnotationRequest, *, storage: str | None = None, dry_run: bool = False
 ) -> Annotation:
     """The annotation of a data set with what earlier calls left open; a dry run writes nothing.
 
@@ -283,7 +283,7 @@ def import_chains(
         Where they lie, and how many there are by verdict: ``accepted``, or the reason of a rejection.
     """
     root = storage_root(storage)
-    found = imports.import_chains(absolute(source), root, dataset, source=teacher, replace=replace)
+    found = imports.import_chains(absolute(source), root, dataset, teacher=teacher, replace=replace)
     return chains_location(root, dataset, teacher), found
 
 

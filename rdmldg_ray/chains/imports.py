@@ -36,7 +36,7 @@ class _Import:
 
     info: DatasetInfo
     samples: Mapping[str, Mapping[str, Any]]
-    source: str
+    teacher: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     places: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class _Import:
         row: dict[str, Any] = {name: given.get(name) for name in CHAIN_SCHEMA.names}
         if "kept" in given and "accepted" not in given:  # as release 0.1.0 exported it
             row["accepted"] = given["kept"]
-        row |= {"id": sample["id"], "model": row["model"] or self.source}
+        row |= {"id": sample["id"], "model": row["model"] or self.teacher}
         if row["candidate"] is None:
             row["candidate"] = self.candidates[sample["id"]]
         text, label, accepted = row["text"], sample["label"], row["accepted"]
@@ -106,15 +106,17 @@ class _Import:
         )
 
 
-def import_chains(location: str, root: str, dataset: str, source: str, replace: bool = False) -> Counter[str]:
-    """Check chains from a file or a folder, and write them as a source's; nothing is written if one is bad.
+def import_chains(
+    location: str, root: str, dataset: str, teacher: str, replace: bool = False
+) -> Counter[str]:
+    """Check chains from a file or a folder, and write them as a teacher's; nothing is written if one is bad.
 
     A chain without ``accepted`` is accepted when its conclusion is its sample's label.
 
     Args:
         location: a ``.jsonl`` or ``.parquet`` file, or a folder with such files.
-        source: the name that the chains get, as ``data.chains`` takes it.
-        replace: whether chains that the source has already may be replaced.
+        teacher: the name that the chains get, as ``data.chains`` takes it.
+        replace: whether chains that the teacher has already may be replaced.
 
     Returns:
         How many are accepted (under ``accepted``), and how many rejected, by reason.
@@ -123,12 +125,12 @@ def import_chains(location: str, root: str, dataset: str, source: str, replace: 
         ValueError: with one line for each bad chain: file, line, what is wrong and the remedy.
     """
     info = read_dataset_info(root, dataset)
-    there = chains_location(root, dataset, source)
+    there = chains_location(root, dataset, teacher)
     if storage.list_files(there, ".parquet") and not replace:
         raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
     index = sample_index(root, info, info.environments)
     known = index.select(["id", "label", "domain", *question_columns(index)]).to_pylist()
-    found = _Import(info, {row["id"]: row for row in known}, source)
+    found = _Import(info, {row["id"]: row for row in known}, teacher)
     for file in _chain_files(location):
         for place, read in _jsonl_rows(file) if file.endswith(".jsonl") else _parquet_rows(file):
             found.add(place, read)
@@ -142,7 +144,7 @@ def import_chains(location: str, root: str, dataset: str, source: str, replace: 
     for domain in info.environments:
         rows = [row for row in found.rows if found.samples[row["id"]]["domain"] == domain]
         if rows:
-            write_chains(root, dataset, source, domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
+            write_chains(root, dataset, teacher, domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
     return Counter(row["reason"] or "accepted" for row in found.rows)
 
 

@@ -115,7 +115,7 @@ def _print_outcome(outcome: Outcome) -> None:
     rejected = f" ({rejected})" if rejected else ""
     say(
         f"{outcome.accepted} chains accepted, {outcome.rejected.total()} rejected{rejected}, "
-        f"in {outcome.location}; train on them with data.chains={outcome.source}"
+        f"in {outcome.location}; train on them with data.chains={outcome.teacher}"
     )
     for message, count in outcome.failed.most_common():
         say(f"{count} samples without an answer: {message}")

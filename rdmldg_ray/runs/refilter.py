@@ -56,8 +56,8 @@ def refilter_run(
     for stage in rounds:
         started = time.perf_counter()
         summary = select_chains(
-            source=old.round_uri(stage.held_out, stage.model),
-            target=new.round_uri(stage.held_out, stage.model),
+            drawn=old.round_uri(stage.held_out, stage.model),
+            selected=new.round_uri(stage.held_out, stage.model),
             class_names=classes,
             config=config.sarr,
         )

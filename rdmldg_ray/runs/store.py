@@ -45,6 +45,7 @@ State = dict[str, dict[str, Any]]
 
 ZERO_SHOT, MTCT = "zero-shot", "mtct"
 
+_RUNS_FOLDER = "runs"
 _STATE_VERSION = 2
 _STATE_FILE = "state.json"
 _EVALUATION = "evaluation"
@@ -137,8 +138,10 @@ class RunStore:
     def at(cls, uri: str) -> "RunStore | None":
         """The run whose folder is at an absolute path or URI; None for what cannot be a run's folder."""
         above, _, name = uri.rpartition("/")
-        root = above.removesuffix("/runs")
-        return cls(root, name) if root != above and root and not root.endswith("/") else None
+        root, _, folder = above.rpartition("/")
+        if folder != _RUNS_FOLDER or not name or not root or root.endswith("/"):
+            return None
+        return cls(root, name)
 
     @property
     def uri(self) -> str:
@@ -288,7 +291,7 @@ class RunStore:
 
 def runs_uri(root: str) -> str:
     """The folder of all runs."""
-    return join(root, "runs")
+    return join(root, _RUNS_FOLDER)
 
 
 def run_names(root: str) -> list[str]:

@@ -38,19 +38,20 @@ _BEST_BY = {
 }
 
 
-def select_chains(source: str, target: str, class_names: list[str], config: SarrConfig) -> dict[str, Any]:
+def select_chains(drawn: str, selected: str, class_names: list[str], config: SarrConfig) -> dict[str, Any]:
     """Judge the stored candidates of a round and write the best accepted one of each image.
 
     Leaves ``candidates/`` (with agreement and verdict), ``selected/`` and ``rejections.parquet`` below
-    ``target``.
+    ``selected``.
 
     Args:
-        source: the round's folder with ``candidates/``; may be ``target``.
+        drawn: the round's folder with ``candidates/``.
+        selected: the round's folder that is written, which may be the same.
 
     Returns:
         The round's summary: counts of images, candidates and reasons, and the price of an accepted chain.
     """
-    parts = list_files(join(source, CANDIDATES_FOLDER), ".parquet")
+    parts = list_files(join(drawn, CANDIDATES_FOLDER), ".parquet")
     agreement = Agreement()
     for part in parts:
         columns = read_candidates(part, ["id", "conclusion"])
@@ -59,7 +60,7 @@ def select_chains(source: str, target: str, class_names: list[str], config: Sarr
     score, sign = _BEST_BY[config.best_by]
     best: dict[str, tuple[float, int]] = {}  # by image: the score, and minus the candidate's number
     counts: Counter[tuple[str, str, str | None]] = Counter()
-    drawn: Counter[str] = Counter()
+    counted: Counter[str] = Counter()
     hopeless: set[str] = set()
     tokens = 0
     for number, part in enumerate(parts):
@@ -70,29 +71,31 @@ def select_chains(source: str, target: str, class_names: list[str], config: Sarr
             row["agreement"] = agreement.share(row["id"], row["conclusion"])
             row |= judged(row, class_names, config.filter)
             counts[row["domain"], row["label"], row["reason"]] += 1
-            drawn[row["id"]] += 1
+            counted[row["id"]] += 1
             tokens += row["num_tokens"]
             if is_hopeless(row, config.filter):
                 hopeless.add(row["id"])
             if row["accepted"]:
                 place = (sign * row[score], -row["candidate"])
                 best[row["id"]] = max(place, best.get(row["id"], place))
-        write_table(_part(join(target, CANDIDATES_FOLDER), number), pa.Table.from_pylist(rows, table.schema))
+        write_table(
+            _part(join(selected, CANDIDATES_FOLDER), number), pa.Table.from_pylist(rows, table.schema)
+        )
 
-    _write_selected(target, len(parts), best)
-    _write_rejections(target, counts)
+    _write_selected(selected, len(parts), best)
+    _write_rejections(selected, counts)
     reasons: Counter[str | None] = Counter()
     for (_, _, reason), count in counts.items():
         reasons[reason] += count
     accepted = reasons.pop(None, 0)
     done = hopeless | best.keys()
-    draws_left = [i for i, count in drawn.items() if count < config.max_attempts and i not in done]
+    draws_left = [i for i, count in counted.items() if count < config.max_attempts and i not in done]
     return {
-        "images": len(drawn),
+        "images": len(counted),
         "images_with_chain": len(best),
         "draws_left": len(draws_left),  # images without a chain that a stricter filter leaves undrawn
         "bad_images": reasons.get(BAD_IMAGE, 0),
-        "candidates": drawn.total(),
+        "candidates": counted.total(),
         "accepted": accepted,
         "tokens": tokens,
         "tokens_per_selected": round(tokens / len(best), 1) if best else None,

@@ -33,21 +33,21 @@ _FAILURES_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
-class Request:
+class AnnotationRequest:
     """What is asked for.
 
     Attributes:
-        source: the name that the chains get, as ``data.chains`` takes it.
+        teacher: the name that the chains get, as ``data.chains`` takes it.
         candidates: at most so many answers for each sample.
         max_tokens: of an answer.
         temperature: the server's default for None.
         price: None where it is not known.
-        max_cost: US dollars that the source's answers may cost, those of earlier calls included.
+        max_cost: US dollars that the teacher's answers may cost, those of earlier calls included.
         max_samples: samples that may be asked about, those of earlier calls included.
     """
 
     model: str
-    source: str
+    teacher: str
     candidates: int = 3
     max_tokens: int = 1024
     temperature: float | None = None
@@ -58,7 +58,7 @@ class Request:
 
 
 class Limits(TypedDict, total=False):
-    """The fields of ``Request`` that have a default, the price aside."""
+    """The fields of ``AnnotationRequest`` that have a default, the price aside."""
 
     candidates: int
     max_tokens: int
@@ -73,13 +73,13 @@ class Outcome:
     """What became of an annotation.
 
     Attributes:
-        source: the name that the chains have, as ``data.chains`` takes it.
+        teacher: the name that the chains have, as ``data.chains`` takes it.
         location: where they lie.
         stopped: why not all samples were asked about, where that is so.
         failed: what was wrong with samples that got no answer, and how often.
     """
 
-    source: str
+    teacher: str
     location: str
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -88,13 +88,13 @@ class Outcome:
 
 
 class Annotation:
-    """One source's annotation of a data set; asks about what earlier calls left open.
+    """One teacher's annotation of a data set; asks about what earlier calls left open.
 
     Raises:
-        ValueError: when a limit in dollars is set without a price, or the source's chains are others'.
+        ValueError: when a limit in dollars is set without a price, or the teacher's chains are others'.
     """
 
-    def __init__(self, root: str, info: DatasetInfo, request: Request):
+    def __init__(self, root: str, info: DatasetInfo, request: AnnotationRequest):
         if request.max_cost is not None and request.price is None:
             raise ValueError(
                 f"the price of '{request.model}' is not known, so a limit in dollars cannot be kept; "
@@ -103,7 +103,7 @@ class Annotation:
         self.info = info
         self.request = request
         identity = {"model": request.model, "prompt_version": TEACHER_PROMPT_VERSION}
-        self.store = AnswerStore(root, info.name, request.source, info.environments, identity)
+        self.store = AnswerStore(root, info.name, request.teacher, info.environments, identity)
         samples = _with_sizes(root, info).to_pylist()
         # In an order of chance, so that a part of them shows all domains and classes.
         samples.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
@@ -124,7 +124,7 @@ class Annotation:
 
     def no_outcome(self) -> Outcome:
         """The outcome before anything was asked."""
-        return Outcome(self.request.source, self.store.location)
+        return Outcome(self.request.teacher, self.store.location)
 
     def prompt(self, sample: Mapping[str, Any]) -> str:
         """What the teacher is asked about a sample; never the label."""

@@ -2,9 +2,9 @@
 
 ::
 
-    <chains of the source>/annotation.json                   who was asked what; written first
-    <chains of the source>/<domain>/part-00000.parquet       TEACHER_ANSWER_SCHEMA
-    <chains of the source>/_journal/<hash>.json              one answer, until it is in a part
+    <chains of the teacher>/annotation.json                   who was asked what; written first
+    <chains of the teacher>/<domain>/part-00000.parquet       TEACHER_ANSWER_SCHEMA
+    <chains of the teacher>/_journal/<hash>.json              one answer, until it is in a part
 
 An answer was paid for, so it is written before anything else is done with it: after the process was killed
 only requests that were still under way are made again. Answers are gathered into parts as they come.
@@ -42,19 +42,19 @@ class Progress:
 
 
 class AnswerStore:
-    """The answers of one source. One thread at a time may use it.
+    """The answers of one teacher. One thread at a time may use it.
 
     Args:
         identity: what must be the same whenever answers are added: who is asked, and with what prompt.
 
     Raises:
-        ValueError: when the source's chains are others' than such answers.
+        ValueError: when the teacher's chains are others' than such answers.
     """
 
     def __init__(
-        self, root: str, dataset: str, source: str, domains: Sequence[str], identity: dict[str, Any]
+        self, root: str, dataset: str, teacher: str, domains: Sequence[str], identity: dict[str, Any]
     ):
-        self.location = chains_location(root, dataset, source)
+        self.location = chains_location(root, dataset, teacher)
         self._identity = identity
         self._samples: dict[str, Progress] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {domain: [] for domain in domains}

@@ -21,7 +21,7 @@ from rdmldg_ray.datasets.builtin.questions import write_iconbed_vqa
 from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.datasets.schema import chains_location, read_dataset_info, samples_location
 from rdmldg_ray.teacher import client as teacher
-from rdmldg_ray.teacher.annotate import Annotation, Request
+from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest
 from rdmldg_ray.teacher.client import TeacherError
 from rdmldg_ray.teacher.pricing import known_price
 from tests.helpers.openai_endpoint import MODEL, Endpoint, Reply, completion, completion_of, refused, serving
@@ -77,7 +77,7 @@ def environment(monkeypatch):
 def request(**changes):
     settings = {
         "model": "gpt-4o",
-        "source": "gpt-4o",
+        "teacher": "gpt-4o",
         "candidates": 3,
         "max_tokens": 1024,
         "temperature": None,
@@ -86,7 +86,7 @@ def request(**changes):
         "max_cost": None,
         "max_samples": None,
     }
-    return Request(**settings | changes)
+    return AnnotationRequest(**settings | changes)
 
 
 def annotate(root, samples, reply, seen=None, **changes):
@@ -366,7 +366,7 @@ def test_answers_of_another_teacher_or_prompt_are_not_mixed_in(mini_root, sample
 
 def test_chains_that_came_otherwise_are_not_mixed_with(written):
     with pytest.raises(ValueError, match=r"rules: holds chains that no teacher was asked for here.*--name"):
-        Annotation(written, read_dataset_info(written, mini.NAME), request(source="rules"))
+        Annotation(written, read_dataset_info(written, mini.NAME), request(teacher="rules"))
 
 
 def test_killed_at_any_time_no_answer_is_paid_twice(mini_root, samples):

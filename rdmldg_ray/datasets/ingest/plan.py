@@ -35,7 +35,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """Where parts are written, and what they need to know of the data set."""
 
     root: str
@@ -61,7 +61,7 @@ class IngestPlan:
     """What an ingest will do."""
 
     source: Source
-    target: Target
+    target: Destination
     layout: ImageFolder
     rejects: Sequence[Reject]
     """Files that are rejected unread."""
@@ -92,12 +92,12 @@ def plan_ingest(
     source = open_source(location)
     files, unread = source.list()
     layout = find_image_folder(location, files, dataset)
-    target = Target(root, dataset, layout.classes, layout.prefix)
+    target = Destination(root, dataset, layout.classes, layout.prefix)
     return make_plan(source, target, layout, [*unread, *layout.rejects], max_rejects)
 
 
 def make_plan(
-    source: Source, target: Target, layout: ImageFolder, rejects: Sequence[Reject], max_rejects: float
+    source: Source, target: Destination, layout: ImageFolder, rejects: Sequence[Reject], max_rejects: float
 ) -> IngestPlan:
     """The plan for what a source was found to hold; raises as ``plan_ingest``."""
     if not _NAME.fullmatch(target.name):
