@@ -265,7 +265,9 @@ def export_chains(
     root, out = storage_root(storage), absolute(out)
     check_writable(out)
     write_embedded(root, dataset)
-    return export.export_chains(root, dataset, teacher, out, form, only_kept=not rejected)
+    return export.export_chains(
+        root, dataset, source=teacher, location=out, form=form, only_kept=not rejected
+    )
 
 
 def import_chains(
@@ -419,7 +421,7 @@ def refilter(
         into: name of the new run; ``<run>-refiltered`` by default.
     """
     old = resolve_run(run, storage)
-    name, _ = refilter_run(old.root, old.name, into, list(settings), round_number)
+    name, _ = refilter_run(old.root, old.name, into=into, overrides=list(settings), round_number=round_number)
     return results.read_run(old.root, name)
 
 
