@@ -60,7 +60,7 @@ def imports(tree: ast.Module, top_only: bool = False) -> Iterator[str]:
 def own_imports(name: str) -> set[str]:
     """Modules of the package that a module imports, without the package's name."""
     found = {i.removeprefix("rdmldg_ray.") for i in imports(MODULES[name]) if i.startswith("rdmldg_ray.")}
-    return {i for i in found if i in MODULES and i not in (*ROOMS[:-2], name)}
+    return {i for i in found if i in MODULES and i != "cli" and (i == "api" or i not in ROOMS)}
 
 
 def room(name: str) -> str:
