@@ -205,6 +205,7 @@ class Bench:
 
     def _needed(self, pixels: torch.Tensor, layout: Layout, variant: str) -> float:
         # Torch's counter does not get through FlexAttention, which needs what the dense mask needs.
+        # https://github.com/pytorch/pytorch/issues/134385
         counted = "shared" if variant == "flex" else variant
         self._choose(counted)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -24,7 +24,7 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_info, write_iconbed
 from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.engines.engine import Request
+from rdmldg_ray.engines.engine import GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool, engine_environment
 from rdmldg_ray.runtime.session import ray_session
 from rdmldg_ray.storage import read_images
@@ -65,7 +65,7 @@ def time_pool(config: Config, info: DatasetInfo, adapter: str | None, samples: p
     """From the start of an engine to the last answer, and a further draw."""
 
     def draw(attempt: int, rows: pa.Table) -> Iterator[int]:
-        request = Request("reasoning", attempt, TEMPERATURE, 1.0, config.sarr.max_new_tokens, SEED)
+        request = GenerationRequest("reasoning", attempt, TEMPERATURE, 1.0, config.sarr.max_new_tokens, SEED)
         for answers in pool.generate(rows, request):
             yield sum(answers["num_tokens"].to_pylist())
 
@@ -112,7 +112,8 @@ def time_ray_llm(config: Config, info: DatasetInfo, model: str, samples: pa.Tabl
             placement_group_config={"bundle_per_worker": {"CPU": 0.25}},
             batch_size=batch_size,
             concurrency=1,
-            # Ray 2.60 takes its own vLLM metrics for missing otherwise.
+            # Ray 2.60 takes its own vLLM metrics for missing otherwise:
+            # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/llm/_internal/serve/engines/vllm/vllm_engine.py#L622-L628
             log_engine_metrics=False,
             **no_stages,
         ),

@@ -10,7 +10,7 @@ Three ways write chains for the same images, under the same prompt, sampling and
 
 Every turn has images of its own, so that no cache of an earlier turn helps. A rate is generated tokens
 by wall time, a ratio the median over turns. Then one round of SARR is drawn twice, until accepted and
-with a fixed number of draws, to compare the price of a kept chain.
+with a fixed number of draws, to compare the price of an accepted chain.
 
     python -m benchmarks.bench_sarr --driver-memory 1000 20000
 
@@ -41,9 +41,9 @@ from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config, SarrConfig
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_info, write_iconbed
 from rdmldg_ray.datasets.images import decode_image
-from rdmldg_ray.datasets.index import sample_index, take_part
+from rdmldg_ray.datasets.index import sample_index, take_split
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.engines.engine import Request
+from rdmldg_ray.engines.engine import GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool, engine_environment
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.runtime.session import ray_session
@@ -221,7 +221,7 @@ def measure(config: Config, arguments: argparse.Namespace, folder: Path) -> dict
         "pool_over_vllm": ratio("vllm"),
         "pool_over_transformers": ratio("transformers"),
         "reload_over_cold": round(statistics.median(reloads) / cold.seconds, 4),
-        "tokens_per_kept": {name: summary["tokens_per_kept"] for name, summary in rounds.items()},
+        "tokens_per_selected": {name: summary["tokens_per_selected"] for name, summary in rounds.items()},
         "images_covered": {
             name: round(summary["images_with_chain"] / summary["images"], 3)
             for name, summary in rounds.items()
@@ -297,7 +297,7 @@ def source_images(config: Config, info: DatasetInfo, held_out: str) -> pa.Table:
     """The source domains' training images, mixed the same way every time."""
     sources = [domain for domain in info.environments if domain != held_out]
     index = sample_index(config.storage, info, sources)
-    index = take_part(index, info, "in", config.data.trial_seed, config.data.holdout_fraction)
+    index = take_split(index, info, "in", config.data.trial_seed, config.data.holdout_fraction)
     # Neighbours are of one class and domain; steps of a prime number of rows mix them.
     return index.take([number * 97 % len(index) for number in range(len(index))])
 
@@ -314,7 +314,7 @@ def merged_model(config: Config, adapter: str | None, folder: Path) -> str:
 
 def run_pool(pool: EnginePool, part: pa.Table, config: SarrConfig) -> tuple[int, float]:
     """Generated tokens, and seconds."""
-    request = Request("reasoning", 0, TEMPERATURE, 1.0, config.max_new_tokens, SEED)
+    request = GenerationRequest("reasoning", 0, TEMPERATURE, 1.0, config.max_new_tokens, SEED)
     started = time.perf_counter()
     tokens = sum(sum(answers["num_tokens"].to_pylist()) for answers in pool.generate(part, request))
     return tokens, time.perf_counter() - started

@@ -79,7 +79,7 @@ def data_table(result: dict[str, Any]) -> str:
 
 
 def sarr_tables(result: dict[str, Any]) -> str:
-    """Rates and times, then the price of a kept chain."""
+    """Rates and times, then the price of an accepted chain."""
     rates = [[name, ", ".join(str(rate) for rate in found)] for name, found in result["tokens_per_s"].items()]
     numbers = [
         ["pool over bare vLLM", f"{result['pool_over_vllm']:.2f}"],
@@ -90,13 +90,13 @@ def sarr_tables(result: dict[str, Any]) -> str:
     ]
     price = [
         [name, f"{tokens:.0f}", f"{result['images_covered'][name]:.1%}"]
-        for name, tokens in result["tokens_per_kept"].items()
+        for name, tokens in result["tokens_per_selected"].items()
     ]
     return "\n\n".join(
         [
             markdown(["who writes", "generated tokens/s, by turn"], rates),
             markdown(["what", "measured"], numbers),
-            markdown(["sampling", "tokens for each kept chain", "images with one"], price),
+            markdown(["sampling", "tokens for each accepted chain", "images with one"], price),
         ]
     )
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from rdmldg_ray.chains import export, imports
+from rdmldg_ray.chains.store import read_chain_file
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.embedded import find_info, is_embedded, write_embedded
 from rdmldg_ray.datasets.ingest import writing
@@ -26,30 +27,32 @@ from rdmldg_ray.datasets.ingest.opening import plan_source
 from rdmldg_ray.datasets.ingest.plan import DEFAULT_MAX_REJECTS, IngestPlan
 from rdmldg_ray.datasets.schema import DatasetInfo, chains_location, info_location, read_dataset_info
 from rdmldg_ray.domainbed.catalogue import get_dataset
-from rdmldg_ray.domainbed.records import RESULTS_FILE, read_results
+from rdmldg_ray.domainbed.records import read_results
 from rdmldg_ray.domainbed.selection import Record
 from rdmldg_ray.models.folder import check_model, looks_local, model_folder
 from rdmldg_ray.report.analyses import ANALYSES, Analysis
+from rdmldg_ray.report.rejections import round_printer
 from rdmldg_ray.report.sweep import sweep_title, write_sweep
 from rdmldg_ray.runs import results
 from rdmldg_ray.runs.doctor import Finding, examine
 from rdmldg_ray.runs.estimate import Calibration, Prices
 from rdmldg_ray.runs.evaluated import open_fold
 from rdmldg_ray.runs.outputs import ModelFolder, calibrate_run, check_adapter, find_candidates, write_model
-from rdmldg_ray.runs.pipeline import Pipeline
 from rdmldg_ray.runs.refilter import refilter_run
 from rdmldg_ray.runs.resolve import resolve_run, resolve_runs, storage_root
 from rdmldg_ray.runs.results import RunResults
+from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.run_plan import RunPlan, plan_run
 from rdmldg_ray.runs.status import RunStatus, run_status
+from rdmldg_ray.runs.store import RunStore
 from rdmldg_ray.runtime import submission
 from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.runtime.session import connected
-from rdmldg_ray.storage import absolute, check_writable, exists, join, read_table
+from rdmldg_ray.storage import absolute, check_writable, exists
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
 from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep
 from rdmldg_ray.sweeps.variants import ablation_configs, trial_configs
-from rdmldg_ray.teacher.annotate import Annotation, Limits, Outcome, Request
+from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest, Limits, Outcome
 from rdmldg_ray.teacher.client import Endpoint
 from rdmldg_ray.teacher.pricing import Price, known_price
 
@@ -61,7 +64,7 @@ _ONLY_SERVED = (
     "--teacher"
 )
 
-Verdict = Literal["kept", "rejected", "all"]
+Verdict = Literal["accepted", "rejected", "all"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def make_request(
     name: str | None = None,
     prices: tuple[float, float] | None = None,
     **limits: Unpack[Limits],
-) -> Request:
+) -> AnnotationRequest:
     """What a teacher is asked for.
 
     Args:
@@ -146,7 +149,7 @@ def make_request(
         model: the model that ``vllm`` serves: a folder, a hub id, or ``tiny``.
         name: the chains' name, for ``data.chains``; the model's by default.
         prices: US dollars for a million tokens of prompts, and of answers, where they are not known.
-        limits: as ``teacher.annotate.Request`` has them.
+        limits: as ``teacher.annotate.AnnotationRequest`` has them.
     """
     price = Price(*prices) if prices else Price(0, 0) if teacher == VLLM else known_price(teacher)
     if teacher == VLLM:
@@ -157,11 +160,11 @@ def make_request(
         teacher = Path(absolute(model)).name if looks_local(model) else model
     elif model:
         raise ValueError(_ONLY_SERVED)
-    return Request(model=teacher, source=name or teacher.replace("/", "-"), price=price, **limits)
+    return AnnotationRequest(model=teacher, teacher=name or teacher.replace("/", "-"), price=price, **limits)
 
 
 def plan_annotation(
-    dataset: str, request: Request, *, storage: str | None = None, dry_run: bool = False
+    dataset: str, request: AnnotationRequest, *, storage: str | None = None, dry_run: bool = False
 ) -> Annotation:
     """The annotation of a data set with what earlier calls left open; a dry run writes nothing.
 
@@ -266,7 +269,7 @@ def export_chains(
     check_writable(out)
     write_embedded(root, dataset)
     return export.export_chains(
-        root, dataset, source=teacher, location=out, form=form, only_kept=not rejected
+        root, dataset, teacher=teacher, location=out, form=form, only_accepted=not rejected
     )
 
 
@@ -279,10 +282,10 @@ def import_chains(
         source: a ``.jsonl`` or ``.parquet`` file, or a folder of such files.
 
     Returns:
-        Where they lie, and how many there are by verdict: ``kept``, or the reason of a rejection.
+        Where they lie, and how many there are by verdict: ``accepted``, or the reason of a rejection.
     """
     root = storage_root(storage)
-    found = imports.import_chains(absolute(source), root, dataset, source=teacher, replace=replace)
+    found = imports.import_chains(absolute(source), root, dataset, teacher=teacher, replace=replace)
     return chains_location(root, dataset, teacher), found
 
 
@@ -293,7 +296,7 @@ def plan(config: Config, *, rates: Calibration | None = None) -> RunPlan:
     """What ``run`` would do, with an estimate of what it takes where there are rates; writes nothing."""
     config = _located(config)
     info = find_info(config.storage, config.data.dataset)
-    return plan_run(Pipeline(config, info, Console()), rates)
+    return plan_run(Run(config, info, Console()), rates)
 
 
 def run(config: Config, *, console: Console | None = None) -> RunResults:
@@ -305,20 +308,28 @@ def run_all(configs: Sequence[Config], *, console: Console | None = None) -> lis
     """Run configs one after the other, in one Ray session; each is checked before the first one starts."""
     console = console or Console()
     configs = [_located(config) for config in configs]
-    pipelines = [Pipeline(config, _open_dataset(config), console) for config in configs]
-    for pipeline in pipelines:
-        pipeline.check_chains()
-        pipeline.prepare()
-    remaining = [pipeline for pipeline in pipelines if pipeline.remaining()]
-    for pipeline in pipelines:
-        if pipeline not in remaining:
-            console.print(f"run '{pipeline.config.name}' is complete; nothing to do", highlight=False)
+    runs = [
+        Run(
+            config=config,
+            info=_open_dataset(config),
+            console=console,
+            on_complete=round_printer(console, RunStore(config.storage, config.name)),
+        )
+        for config in configs
+    ]
+    for one in runs:
+        one.check_chains()
+        one.prepare()
+    remaining = [one for one in runs if one.remaining()]
+    for one in runs:
+        if one not in remaining:
+            console.print(f"run '{one.config.name}' is complete; nothing to do", highlight=False)
     if remaining:
         with connected(configs[0], console):
-            for pipeline in remaining:
-                if len(pipelines) > 1:
-                    console.rule(f"run '{pipeline.config.name}'")
-                pipeline.run()
+            for one in remaining:
+                if len(runs) > 1:
+                    console.rule(f"run '{one.config.name}'")
+                one.run()
     return [results.read_run(config.storage, config.name) for config in configs]
 
 
@@ -356,13 +367,12 @@ def evaluate(
     console = console or Console()
     config = _located(config)
     adapter = check_adapter(adapter) if adapter else None
-    pipeline = Pipeline(config, _open_dataset(config), console)
-    held_out = dict.fromkeys(stage.held_out for stage in pipeline.stages)
+    evaluated = Run(config, _open_dataset(config), console)
     with connected(config, console):
         try:
-            return {domain: pipeline.evaluate(domain, adapter)[1] for domain in held_out}
+            return {held_out: evaluated.evaluate(held_out, adapter) for held_out in evaluated.folds}
         finally:
-            pipeline.close()
+            evaluated.close()
 
 
 def read_run(run: str, *, storage: str | None = None) -> RunResults:
@@ -493,8 +503,7 @@ def collect(runs: Sequence[str], *, storage: str | None = None) -> dict[str, lis
         if named.endswith(".jsonl"):
             files.append(absolute(named))
         else:
-            found = resolve_runs([named], storage, having=RESULTS_FILE)
-            files += [join(run.location, RESULTS_FILE) for run in found]
+            files += [run.results_uri for run in resolve_runs([named], storage, with_results=True)]
     return {file: read_results(file) for file in files}
 
 
@@ -565,7 +574,8 @@ def _open_dataset(config: Config) -> DatasetInfo:
 
 
 def _chains(location: str, verdict: Verdict) -> Chains:
-    table = read_table(location)
+    table = read_chain_file(location)
     if verdict != "all":
-        table = table.filter(pc.field("kept") if verdict == "kept" else ~pc.field("kept"))
+        accepted = pc.field("accepted")
+        table = table.filter(accepted if verdict == "accepted" else ~accepted)
     return Chains(location, table)

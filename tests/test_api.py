@@ -60,9 +60,9 @@ def test_a_teacher_is_asked_through_the_same_function_as_by_the_command(tmp_path
     with serving(endpoint):
         options = {"base_url": endpoint.url, "storage": str(tmp_path)}
         outcome = rdmldg_ray.annotate("mini", "gpt-4o", max_samples=4, **options)
-        assert (outcome.kept, outcome.source) == (4, "gpt-4o")
+        assert (outcome.accepted, outcome.source) == (4, "gpt-4o")
         assert outcome.location == f"{tmp_path}/datasets/mini/chains/gpt-4o"
-        assert rdmldg_ray.annotate("mini", "gpt-4o", max_samples=4, **options).kept == 0, (
+        assert rdmldg_ray.annotate("mini", "gpt-4o", max_samples=4, **options).accepted == 0, (
             "nothing is left to do"
         )
 

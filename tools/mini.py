@@ -52,7 +52,7 @@ def write_mini(root: str) -> None:
                     "candidate": 0,
                     "text": texts[old]["text"],
                     "conclusion": texts[old]["conclusion"],
-                    "kept": True,
+                    "accepted": True,
                     "reason": None,
                     "prompt_version": texts[old]["prompt_version"],
                     "model": RULES,

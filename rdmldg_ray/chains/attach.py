@@ -7,35 +7,35 @@ import pyarrow.compute as pc
 from rdmldg_ray.chains.format import ChainFormatError, parse_chain
 
 # What is read of chains to attach them.
-CHAIN_COLUMNS = ["id", "candidate", "text", "kept"]
+CHAIN_COLUMNS = ["id", "candidate", "text", "accepted"]
 _CHECKED_AT_ONCE = 1024
 
 
 def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_none: bool = False) -> pa.Table:
-    """Samples that have a kept chain, with it as column ``chain``: the first candidate's of several.
+    """Samples that have an accepted chain, with it as column ``chain``: the first candidate's of several.
 
     Args:
         samples: an index, with ``id``.
         chains: rows with ``CHAIN_COLUMNS``.
         location: where the chains lie, for the messages.
-        may_be_none: whether it is right that no sample has a kept chain.
+        may_be_none: whether it is right that no sample has an accepted chain.
 
     Raises:
-        ValueError: when no sample has a kept chain and some must, or a chain to train on is not of the
+        ValueError: when no sample has an accepted chain and some must, or a chain to train on is not of the
             five stages.
     """
     # In Arrow, and each text copied once: a large data set's chains are the most that a driver holds.
     numbers = pa.array(np.arange(len(chains)))
-    kept = chains.select(["id", "candidate"]).append_column("row", numbers).filter(chains["kept"])
-    kept = kept.sort_by("candidate")
-    rows = kept["row"].take(pc.index_in(samples["id"], value_set=kept["id"].combine_chunks()))
+    accepted = chains.select(["id", "candidate"]).append_column("row", numbers).filter(chains["accepted"])
+    accepted = accepted.sort_by("candidate")
+    rows = accepted["row"].take(pc.index_in(samples["id"], value_set=accepted["id"].combine_chunks()))
     # As large strings, since the texts of a large data set are longer together than 2 GiB.
     texts = chains["text"].cast(pa.large_string()).take(rows.drop_null())
     joined = samples.filter(rows.is_valid()).append_column("chain", texts)
     if not len(joined) and not may_be_none:
         raise ValueError(
-            f"{location}: no sample of the source domains has a kept chain to train on; for chains of the "
-            "model's own, see sarr.filter, sarr.max_attempts and sarr.without_chain"
+            f"{location}: no sample of the source domains has an accepted chain to train on; for chains of "
+            "the model's own, see sarr.filter, sarr.max_attempts and sarr.without_chain"
         )
     for batch in joined.select(["id", "chain"]).to_batches(max_chunksize=_CHECKED_AT_ONCE):
         for sample_id, text in zip(batch["id"].to_pylist(), batch["chain"].to_pylist(), strict=True):
@@ -43,6 +43,6 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
                 parse_chain(text)
             except ChainFormatError as error:
                 raise ValueError(
-                    f"{location}: row {sample_id}: {error}; mend the chain, or set its 'kept' to false"
+                    f"{location}: row {sample_id}: {error}; mend the chain, or set its 'accepted' to false"
                 ) from error
     return joined

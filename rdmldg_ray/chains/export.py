@@ -64,17 +64,17 @@ configs:
   - split: train
     path: data/*.parquet
 ---
-Chains of {source} for the images of {dataset}: {count} rows.
+Chains of {teacher} for the images of {dataset}: {count} rows.
 """
 
 
 def export_chains(
-    root: str, dataset: str, source: str, location: str, form: Form, only_kept: bool = True
+    root: str, dataset: str, teacher: str, location: str, form: Form, only_accepted: bool = True
 ) -> int:
-    """Write a source's chains with their images to a location; returns how many.
+    """Write a teacher's chains with their images to a location; returns how many.
 
     Args:
-        only_kept: whether rejected chains are left out. LLaMA-Factory trains on every line.
+        only_accepted: whether rejected chains are left out. LLaMA-Factory trains on every line.
 
     Raises:
         ValueError: when there are none, or the location is not empty.
@@ -82,17 +82,19 @@ def export_chains(
     info = read_dataset_info(root, dataset)
     if storage.list_entries(location):
         raise ValueError(f"{location}: there are files here; export to an empty folder")
-    chains = read_chains(root, dataset, source, info.environments).select(CHAIN_SCHEMA.names)
-    if only_kept:
-        chains = chains.filter(pc.field("kept"))
+    chains = read_chains(root, dataset, teacher, info.environments).select(CHAIN_SCHEMA.names)
+    if only_accepted:
+        chains = chains.filter(pc.field("accepted"))
     if not len(chains):
-        raise ValueError(f"{chains_location(root, dataset, source)}: no chain is kept; export all of them")
+        raise ValueError(
+            f"{chains_location(root, dataset, teacher)}: no chain is accepted; export all of them"
+        )
     samples = {row["id"]: row for row in sample_index(root, info, info.environments).to_pylist()}
     rows = [{**samples[chain["id"]], **chain} for chain in chains.to_pylist()]
     if form == "sharegpt":
         _write_sharegpt(location, info, rows)
     else:
-        _write_huggingface(location, info, source, rows)
+        _write_huggingface(location, info, teacher, rows)
     return len(rows)
 
 
@@ -118,7 +120,7 @@ def _write_sharegpt(location: str, info: DatasetInfo, rows: Sequence[Mapping[str
 
 
 def _write_huggingface(
-    location: str, info: DatasetInfo, source: str, rows: Sequence[Mapping[str, Any]]
+    location: str, info: DatasetInfo, teacher: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     asked = QUESTION_SCHEMA if info.questions else []
@@ -139,7 +141,7 @@ def _write_huggingface(
                 writer.write_table(pa.Table.from_pylist(filled, schema=schema))
         name = f"data/train-{number:05d}-of-{len(parts):05d}.parquet"
         storage.write_bytes(storage.join(location, name), sink.getvalue().to_pybytes())
-    readme = _HF_README.format(source=source, dataset=info.name, count=len(rows))
+    readme = _HF_README.format(teacher=teacher, dataset=info.name, count=len(rows))
     storage.write_bytes(storage.join(location, "README.md"), readme.encode())
 
 

@@ -111,17 +111,17 @@ class Verdict:
 
     conclusion: str | None
     reason: str | None
-    """Why the candidate is rejected, in a word; None when it is kept."""
+    """Why the candidate is rejected, in a word; None when it is accepted."""
 
     @property
-    def kept(self) -> bool:
+    def accepted(self) -> bool:
         return self.reason is None
 
 
 def judge_text(text: str, label: str, class_names: Sequence[str]) -> Verdict:
     """Judge a chain by its text.
 
-    Kept are chains of the five stages, once each and in order, whose conclusion is the label. The reasons
+    Accepted are chains of the five stages, once each and in order, whose conclusion is the label. The reasons
     of rejection are those of ``ChainFormatError``, ``not_a_class`` and ``wrong_class``.
     """
     try:

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ class _Import:
 
     info: DatasetInfo
     samples: Mapping[str, Mapping[str, Any]]
-    source: str
+    teacher: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     places: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -60,31 +61,33 @@ class _Import:
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         sample = self._sample(given)
         row: dict[str, Any] = {name: given.get(name) for name in CHAIN_SCHEMA.names}
-        row |= {"id": sample["id"], "model": row["model"] or self.source}
+        if "kept" in given and "accepted" not in given:  # as release 0.1.0 exported it
+            row["accepted"] = given["kept"]
+        row |= {"id": sample["id"], "model": row["model"] or self.teacher}
         if row["candidate"] is None:
             row["candidate"] = self.candidates[sample["id"]]
-        text, label, kept = row["text"], sample["label"], row["kept"]
+        text, label, accepted = row["text"], sample["label"], row["accepted"]
         _check_types(row)
-        if kept is False:
+        if accepted is False:
             # A rejected chain may be of any form; it is never trained on.
             row["reason"] = row["reason"] or "rejected"
             return row
         try:
             conclusion = parse_chain(text).conclusion
         except ChainFormatError as error:
-            raise ValueError(f"{error}; mend the chain, remove it, or set its 'kept' to false") from None
+            raise ValueError(f"{error}; mend the chain, remove it, or set its 'accepted' to false") from None
         if row["conclusion"] not in (None, conclusion):
             raise ValueError(
                 f"the field 'conclusion' is '{row['conclusion']}', but the chain concludes '{conclusion}'; "
                 "correct or remove the field"
             )
         verdict = judge_text(text, label, question_of(sample, self.info.classes).options)
-        if kept and not verdict.kept:
+        if accepted and not verdict.accepted:
             raise ValueError(
-                f"the chain is marked as kept, but concludes '{conclusion}' where the label is '{label}'; "
-                "set its 'kept' to false, or remove the field"
+                f"the chain is marked as accepted, but concludes '{conclusion}' where the label is '{label}'"
+                "; set its 'accepted' to false, or remove the field"
             )
-        return {**row, "conclusion": conclusion, "kept": verdict.kept, "reason": verdict.reason}
+        return {**row, "conclusion": conclusion, "accepted": verdict.accepted, "reason": verdict.reason}
 
     def _sample(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         if given.get("id") is not None:
@@ -103,29 +106,31 @@ class _Import:
         )
 
 
-def import_chains(location: str, root: str, dataset: str, source: str, replace: bool = False) -> Counter[str]:
-    """Check chains from a file or a folder, and write them as a source's; nothing is written if one is bad.
+def import_chains(
+    location: str, root: str, dataset: str, teacher: str, replace: bool = False
+) -> Counter[str]:
+    """Check chains from a file or a folder, and write them as a teacher's; nothing is written if one is bad.
 
-    A chain without ``kept`` is kept when its conclusion is its sample's label.
+    A chain without ``accepted`` is accepted when its conclusion is its sample's label.
 
     Args:
         location: a ``.jsonl`` or ``.parquet`` file, or a folder with such files.
-        source: the name that the chains get, as ``data.chains`` takes it.
-        replace: whether chains that the source has already may be replaced.
+        teacher: the name that the chains get, as ``data.chains`` takes it.
+        replace: whether chains that the teacher has already may be replaced.
 
     Returns:
-        How many are kept (under ``kept``), and how many rejected, by reason.
+        How many are accepted (under ``accepted``), and how many rejected, by reason.
 
     Raises:
         ValueError: with one line for each bad chain: file, line, what is wrong and the remedy.
     """
     info = read_dataset_info(root, dataset)
-    there = chains_location(root, dataset, source)
+    there = chains_location(root, dataset, teacher)
     if storage.list_files(there, ".parquet") and not replace:
         raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
     index = sample_index(root, info, info.environments)
     known = index.select(["id", "label", "domain", *question_columns(index)]).to_pylist()
-    found = _Import(info, {row["id"]: row for row in known}, source)
+    found = _Import(info, {row["id"]: row for row in known}, teacher)
     for file in _chain_files(location):
         for place, read in _jsonl_rows(file) if file.endswith(".jsonl") else _parquet_rows(file):
             found.add(place, read)
@@ -139,8 +144,8 @@ def import_chains(location: str, root: str, dataset: str, source: str, replace: 
     for domain in info.environments:
         rows = [row for row in found.rows if found.samples[row["id"]]["domain"] == domain]
         if rows:
-            write_chains(root, dataset, source, domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
-    return Counter(row["reason"] or "kept" for row in found.rows)
+            write_chains(root, dataset, teacher, domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
+    return Counter(row["reason"] or "accepted" for row in found.rows)
 
 
 def _chain_files(location: str) -> list[str]:
@@ -159,7 +164,7 @@ Rows = Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]
 def _jsonl_rows(file: str) -> Rows:
     for number, line in enumerate(storage.read_bytes(file).splitlines(), 1):
         if line.strip():
-            yield f"{file}, line {number}", lambda line=line: _from_sharegpt(line)  # type: ignore[misc]
+            yield f"{file}, line {number}", partial(_from_sharegpt, line)
 
 
 def _parquet_rows(file: str) -> Rows:
@@ -169,7 +174,7 @@ def _parquet_rows(file: str) -> Rows:
             raise ValueError(f"{file}: has no columns 'id' and 'text'; it has: {', '.join(sorted(names))}")
         table = parquet.read(columns=[name for name in CHAIN_SCHEMA.names if name in names])
     for number, row in enumerate(table.to_pylist(), 1):
-        yield f"{file}, row {number}", lambda row=row: row  # type: ignore[misc]
+        yield f"{file}, row {number}", partial(dict, row)
 
 
 def _from_sharegpt(line: bytes) -> Mapping[str, Any]:

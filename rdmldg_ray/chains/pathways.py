@@ -40,18 +40,18 @@ class PathwayPrompts:
     longest prefix that both have in common. Cutting between tokens, not characters, keeps every
     token what it would be in a prompt of its own.
 
-    ``image_settings`` are those of ``model.image_settings``.
+    ``mm_processor_kwargs`` are those of ``model.mm_processor_kwargs``.
     """
 
     def __init__(
         self,
         processor: Any,
         options: Sequence[str],
-        image_settings: dict[str, Any] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
         question: str = QUESTION,
     ):
         self.processor = processor
-        self.image_settings = image_settings or {}
+        self.mm_processor_kwargs = mm_processor_kwargs or {}
         self.direct_text = render_prompt(processor, direct_prompt(options, question))
         self.reasoning_text = render_prompt(processor, reasoning_prompt(options, question))
         direct = _token_ids(processor, self.direct_text)
@@ -72,7 +72,7 @@ class PathwayPrompts:
         """The prompts for a sample: of its own question and options, where its row has them, or these."""
         if sample.get("question") is None:
             return self
-        return PathwayPrompts(self.processor, sample["options"], self.image_settings, sample["question"])
+        return PathwayPrompts(self.processor, sample["options"], self.mm_processor_kwargs, sample["question"])
 
     def target_ids(self, text: str) -> list[int]:
         """An answer as the model is to write it: its tokens and the end of the turn."""
@@ -93,7 +93,7 @@ class PathwayPrompts:
             images=[[image] for image in images],
             padding=True,
             return_tensors="pt",
-            **self.image_settings,
+            **self.mm_processor_kwargs,
         )
         token_ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         inputs.pop("mm_token_type_ids", None)  # follows from the tokens; see mtct.positions

@@ -114,8 +114,8 @@ def _print_outcome(outcome: Outcome) -> None:
     rejected = ", ".join(f"{count} {reason}" for reason, count in outcome.rejected.most_common())
     rejected = f" ({rejected})" if rejected else ""
     say(
-        f"{outcome.kept} chains kept, {outcome.rejected.total()} rejected{rejected}, in {outcome.location}; "
-        f"train on them with data.chains={outcome.source}"
+        f"{outcome.accepted} chains accepted, {outcome.rejected.total()} rejected{rejected}, "
+        f"in {outcome.location}; train on them with data.chains={outcome.teacher}"
     )
     for message, count in outcome.failed.most_common():
         say(f"{count} samples without an answer: {message}")

@@ -10,7 +10,7 @@ from rdmldg_ray import api
 from rdmldg_ray.cli.base import HeldOut, Round, Run, Stage, app, command, console, say
 from rdmldg_ray.report.rejections import print_round
 from rdmldg_ray.report.samples import print_samples
-from rdmldg_ray.storage import join
+from rdmldg_ray.runs.store import stages_of
 
 _TEACHER = "teacher"
 
@@ -28,7 +28,7 @@ def show(
     teacher: Annotated[str, typer.Option(help="With 'teacher': whose chains.")] = "rules",
     storage: str | None = None,
 ) -> Any:
-    """Show a few samples with their chains, kept or rejected and why."""
+    """Show a few samples with their chains, accepted or rejected and why."""
     if run == _TEACHER:
         found = api.teacher_chains(dataset, teacher, verdict=verdict, storage=storage)
     else:
@@ -72,9 +72,9 @@ def refilter(
 ) -> Any:
     """Filter a run's stored candidates anew: a new run, ready to train, in seconds and without an engine."""
     new = api.refilter(run, overrides, into=into, round_number=round_number, storage=storage)
-    for stage in new.state:
-        if stage.endswith(f"/sarr-{round_number}/candidates"):
-            print_round(console, join(new.location, stage.removesuffix("/candidates")), new.state, stage)
+    for stage in stages_of(new.state, "generate"):
+        if stage.round == round_number:
+            print_round(console, new.store, stage, new.state)
     say(
         f"{new.location}: a run of its own, and '{run}' is as it was; to train on the new chains:\n"
         f"  rdmldg run <recipe of {run}> name={new.name} {' '.join(overrides)}"

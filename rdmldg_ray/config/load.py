@@ -3,6 +3,9 @@
 Imports neither torch nor ray, so that ``--help``, ``--dry-run`` and a test of every recipe are
 instant. A recipe is a YAML file with any part of the tree of ``config.schema``; what it leaves out has the
 default there.
+
+Why not OmegaConf for the overrides? They are the twenty lines of ``_apply_override``; types, ranges and "did
+you mean" would be pydantic's all the same, and with interpolation a recipe would no longer say what it sets.
 """
 
 import difflib
@@ -27,6 +30,14 @@ _FREE_SETTINGS = (
     "workers.scheduling_timeout_s",
     "tracking",
 )
+
+
+# What release 0.1.0 called settings, and their names now.
+_RENAMED = {
+    "model.image_settings": "mm_processor_kwargs",
+    "mtct.schedule": "lr_scheduler",
+    "sarr.training.schedule": "lr_scheduler",
+}
 
 
 class ConfigError(ValueError):
@@ -59,8 +70,21 @@ def dump_config(config: Config) -> str:
 
 
 def parse_config(text: str) -> Config:
-    """A resolved config that ``dump_config`` wrote."""
-    return Config.model_validate(yaml.safe_load(text))
+    """A resolved config that ``dump_config`` wrote, in this or an earlier release."""
+    return Config.model_validate(parse_tree(text))
+
+
+def parse_tree(text: str) -> dict[str, Any]:
+    """The settings in a config that ``dump_config`` wrote, by the names that they have now."""
+    tree: dict[str, Any] = yaml.safe_load(text)
+    for path, now in _RENAMED.items():
+        *parents, before = path.split(".")
+        section = tree
+        for parent in parents:
+            section = section.get(parent, {})
+        if before in section:
+            section[now] = section.pop(before)
+    return tree
 
 
 def changes_no_result(key: str) -> bool:
@@ -123,6 +147,8 @@ def _explain(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
     path = ".".join(location) or "(whole recipe)"
     if item["type"] == "extra_forbidden":
+        if path in _RENAMED:
+            return f"  {path}: is called {_RENAMED[path]} now"
         return f"  {path}: unknown key{_nearest(location[-1], _keys_beside(location))}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":

@@ -32,51 +32,53 @@ def as_list(value: Any) -> Any:
 class DataConfig(Section):
     """Which images and chains, and how they are split."""
 
-    dataset: str = Field("iconbed", description="A data set below <storage>/datasets.")
+    dataset: str = Field("iconbed", description="Name of a data set on storage.")
     held_out: Annotated[list[str], BeforeValidator(as_list)] = Field(
         ["all"],
         min_length=1,
-        description="Domains to hold out, one run of the method for each, or several together as 'a+b'; "
-        "or 'all' in turn, 'pairs' (for leave-one-domain-out cross-validation), 'single-source'.",
+        description="Held-out domains, a fold for each; 'a+b' holds several out together. Or 'all' (each "
+        "domain in turn), 'pairs' (for leave-one-domain-out cross-validation), 'single-source' (trains on "
+        "each domain alone).",
     )
     chains: str = Field("rules", description="The teacher whose chains MTCT trains on.")
     trial_seed: Annotated[int, Field(ge=0)] = Field(
         0, description="DomainBed's trial seed; fixes the splits."
     )
-    holdout_fraction: Fraction = Field(
-        0.2, description="Share of each domain that DomainBed calls its 'out' part."
-    )
+    holdout_fraction: Fraction = Field(0.2, description="Share of each domain in DomainBed's 'out' split.")
     classes: Literal["all", "base"] = Field(
         "all",
-        description="Classes that are trained and validated on: all, or the first half of them, sorted, to "
-        "measure what carries over to the others. All are offered as options and tested on.",
+        description="Classes to train and validate on: all, or the first half in sorted order, to measure "
+        "transfer to new classes. Prompts list, and the test uses, all classes.",
     )
     augment: Literal["none", "domainbed"] = Field(
-        "none", description="Training images as they are, or augmented as DomainBed does."
+        "none", description="Augmentation of training images: none, or DomainBed's."
     )
 
 
 class ModelConfig(Section):
-    """The base model. ``tiny`` is the one in this package, any other value a folder or a hub id."""
+    """The base model, and how training computes with it."""
 
-    path: str = "tiny"
-    dtype: Dtype = "bfloat16"
+    path: str = Field(
+        "tiny",
+        description="Base model: 'tiny' is the one in this package, any other value a folder or a hub id.",
+    )
+    dtype: Dtype = Field("bfloat16", description="Type of the base model's weights in training.")
     mixed_precision: Literal[True, False, "auto"] = Field(
         False,
-        description="Train float32 weights with matrix products in bfloat16 (torch's autocast); 'auto': "
-        "where every worker's processor has instructions for it, without which it is slower.",
+        description="Train float32 weights with matrix products in bfloat16 (torch's autocast); 'auto' does "
+        "so only where every worker's processor has instructions for bfloat16, since it is slower elsewhere.",
     )
     attention: Literal["sdpa", "eager", "flex"] = Field(
         "sdpa",
-        description="How training computes attention: 'flex' is torch's FlexAttention in the decoder, which "
-        "skips what the pathways do not see of each other. It trains on GPUs only, where it has not been run "
-        "yet; what was checked is its arithmetic on CPU.",
+        description="Attention in training. 'flex' is torch's FlexAttention in the decoder, which skips the "
+        "blocks that the pathways mask from each other. It trains on GPUs only; its arithmetic was checked "
+        "on CPU, and it has not been run on a GPU yet.",
     )
-    max_length: Positive = Field(4096, description="Longest prompt plus answer, in tokens.")
-    image_settings: dict[str, Any] = Field(
+    max_length: Positive = Field(4096, description="Maximum length of prompt plus answer, in tokens.")
+    mm_processor_kwargs: dict[str, Any] = Field(
         {},
-        description="Settings of the model's image processor other than its own, for trainer and engines "
-        "alike, such as crop_to_patches: false.",
+        description="Settings of the model's image processor that differ from its own, for training and "
+        "engines alike, such as crop_to_patches: false.",
     )
 
     @model_validator(mode="after")
@@ -94,35 +96,44 @@ class LoraConfig(Section):
 
     enabled: bool = Field(
         True,
-        description="False for full fine-tuning: the parts' own weights are trained, without adapters, "
-        "which wants a far smaller learning rate.",
+        description="False for full fine-tuning: the weights of the parts are trained without adapters, "
+        "which needs a far smaller learning rate.",
     )
-    rank: Positive = 8
-    alpha: Positive = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank: Positive = Field(8, description="Rank of the adapters.")
+    alpha: Positive = Field(16, description="Scale of the adapters, as peft's lora_alpha: alpha over rank.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before the adapters.")
     parts: Annotated[list[Literal["vision", "connector", "decoder"]], BeforeValidator(as_list)] = Field(
-        ["vision", "decoder"], min_length=1
+        ["vision", "decoder"],
+        min_length=1,
+        description="Parts of the model with adapters, or trained in full; the paper's are vision encoder "
+        "and decoder.",
     )
 
 
 class PathwayWeights(Section):
     """Weights of the two terms of the MTCT loss."""
 
-    direct: NonNegative = 1.0
-    reasoning: NonNegative = 1.0
+    direct: NonNegative = Field(1.0, description="Weight of the label's term; 0 trains on chains only.")
+    reasoning: NonNegative = Field(1.0, description="Weight of the chain's term; 0 trains on labels only.")
 
 
 class TrainingConfig(Section):
     """One stage of training: the optimizer and its batches."""
 
-    epochs: Positive = 3
+    epochs: Positive = Field(3, description="Passes over the training set.")
     batch_size: Positive = Field(128, description="Images in one optimizer step, over all workers.")
     micro_batch_size: Positive = Field(4, description="Images in one forward pass of one worker.")
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    weight_decay: NonNegative = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="AdamW's largest learning rate.")
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.03, description="Share of the steps in which the learning rate rises from zero."
+    )
+    weight_decay: NonNegative = Field(0.0, description="AdamW's weight decay.")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Gradients are clipped to this norm."
+    )
     checkpoint_every: Positive = Field(50, description="Optimizer steps between checkpoints.")
 
     @model_validator(mode="after")
@@ -140,7 +151,11 @@ class MtctConfig(TrainingConfig):
     weights: PathwayWeights = PathwayWeights()
     # The paper writes -log p(y | x, q_cls): the log-probability of the whole label is the sum over
     # its tokens, so the sum is the formula and the mean an experiment.
-    label_reduction: Literal["sum", "mean"] = "sum"
+    label_reduction: Literal["sum", "mean"] = Field(
+        "sum",
+        description="How the losses of a label's tokens are reduced: 'sum' is the paper's formula, the "
+        "log-probability of the whole label.",
+    )
 
     @model_validator(mode="after")
     def _some_pathway(self) -> Self:
@@ -150,23 +165,23 @@ class MtctConfig(TrainingConfig):
 
 
 class FilterConfig(Section):
-    """Which of the model's own chains are kept, beyond the paper's filter; none is no bound."""
+    """Which of the model's own chains are accepted, beyond the paper's filter; none is no bound."""
 
-    min_tokens: Positive | None = Field(None, description="Shortest kept chain, in tokens.")
-    max_tokens: Positive | None = Field(None, description="Longest kept chain, in tokens.")
+    min_tokens: Positive | None = Field(None, description="Least length of an accepted chain, in tokens.")
+    max_tokens: Positive | None = Field(None, description="Largest length of an accepted chain, in tokens.")
     max_repetition: Share | None = Field(
-        None, description="Largest share of a kept chain's 4-grams of words that are repeats of others."
+        None, description="Largest share of an accepted chain's word 4-grams that repeat earlier ones."
     )
     min_logprob: float | None = Field(
-        None, le=0, description="Least mean log-probability of a token of a kept chain."
+        None, le=0, description="Least mean log-probability of an accepted chain's tokens, in nats."
     )
     min_label_prob: Share | None = Field(
-        None, description="Least probability that the direct pathway gives the label."
+        None, description="Least probability of the label by the direct pathway."
     )
     min_agreement: Share | None = Field(
         None,
-        description="Least share of an image's candidates with the kept chain's conclusion; "
-        "judged when all are drawn.",
+        description="Least share of an image's candidates with the same conclusion as the accepted chain; "
+        "applied when all candidates are drawn.",
     )
 
     @model_validator(mode="after")
@@ -179,27 +194,30 @@ class FilterConfig(Section):
 class SarrConfig(Section):
     """Stage 2, Self-Aligned Reasoning Regularization."""
 
-    rounds: Annotated[int, Field(ge=0)] = 3
+    rounds: Annotated[int, Field(ge=0)] = Field(3, description="Rounds of SARR; 0 for MTCT alone.")
     sampling: Literal["until_accepted", "fixed"] = Field(
         "until_accepted",
-        description="Draw again only for images without a kept chain, or max_attempts times for every image.",
+        description="Draw again only for images without an accepted chain, or max_attempts times for every "
+        "image.",
     )
-    max_attempts: Positive = Field(4, description="Most draws for an image; with 'fixed' all of them.")
+    max_attempts: Positive = Field(
+        4, description="Candidates for each image: at most so many, or with 'fixed' exactly."
+    )
     temperatures: Annotated[list[NonNegative], BeforeValidator(as_list)] = Field(
-        [1.0], min_length=1, description="Temperature by attempt; the last serves all later ones."
+        [1.0], min_length=1, description="Temperature by attempt; the last is used for all later ones."
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_new_tokens: Positive = 1024
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus sampling.")
+    max_new_tokens: Positive = Field(1024, description="Maximum length of a candidate, in tokens.")
     filter: FilterConfig = FilterConfig()
     best_by: Literal["logprob", "num_tokens", "repetition"] = Field(
         "logprob",
-        description="Of an image's accepted chains, the one with the highest mean log-probability, the "
-        "fewest tokens or the least repetition is trained on.",
+        description="Which of an image's accepted chains is selected for training: the one with the highest "
+        "mean log-probability, the fewest tokens or the least repetition.",
     )
     without_chain: Literal["drop", "teacher", "labels"] = Field(
         "drop",
-        description="Images without an accepted chain: left out of the round (the paper), trained on the "
-        "teacher's chain, or on their label alone.",
+        description="Images without an accepted chain are left out of the round (the paper), trained on the "
+        "teacher's chain, or trained on their label alone.",
     )
     training: TrainingConfig = TrainingConfig()
 
@@ -218,53 +236,61 @@ class SarrConfig(Section):
 class WorkersConfig(Section):
     """The Ray Train workers and how DeepSpeed shards over them."""
 
-    num_workers: Positive = 1
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_worker: NonNegative = 0.0
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    num_workers: Positive = Field(1, description="Ray Train workers.")
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs reserved for each worker.")
+    gpus_per_worker: NonNegative = Field(0.0, description="GPUs reserved for each worker; 0 trains on CPU.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0, description="DeepSpeed's ZeRO stage: what is sharded over the workers."
+    )
     gradient_checkpointing: bool = Field(
-        False, description="Keep few activations and compute the others again: less memory, more time."
+        False, description="Recompute activations in the backward pass: less memory, more time."
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
-        3, description="Restarts from the last checkpoint before a stage gives up; -1 for no limit."
+        3, description="Restarts from the last checkpoint before a stage fails; -1 for no limit."
     )
     scheduling_timeout_s: Positive = Field(
         1800,
-        description="A stage that finds no room for its workers ends after this, and says what it lacks.",
+        description="Seconds that a stage waits for room for its workers before it fails.",
     )
 
 
 class EnginesConfig(Section):
     """The pool of vLLM engines that writes chains and answers in evaluation."""
 
-    num_engines: Positive = 1
+    num_engines: Positive = Field(1, description="vLLM engines in the pool.")
     min_engines: Positive | None = Field(
         None,
-        description="Work with fewer engines, down to this number, while the cluster has no room for all "
-        "of them; by default all are waited for.",
+        description="Start work with fewer engines, down to this number, while the cluster has no room for "
+        "all of them; by default the pool waits for all.",
     )
-    cpus_per_engine: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_engine: Annotated[int, Field(ge=0)] = Field(0, description="Also the tensor-parallel size.")
-    dtype: Dtype = "bfloat16"
-    batch_size: Positive = Field(256, description="Images handed to an engine at once.")
-    gpu_memory_utilization: Fraction = 0.85
-    cpu_kv_cache_gib: Positive = Field(1, description="KV cache of an engine on CPU, in GiB.")
-    start_timeout_s: Positive = 900
+    cpus_per_engine: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs reserved for each engine.")
+    gpus_per_engine: Annotated[int, Field(ge=0)] = Field(
+        0, description="GPUs reserved for each engine, which is also its tensor-parallel size."
+    )
+    dtype: Dtype = Field("bfloat16", description="Type of the weights in the engines.")
+    batch_size: Positive = Field(256, description="Images in one request to an engine.")
+    gpu_memory_utilization: Fraction = Field(
+        0.85, description="Share of a GPU's memory that an engine may use, as in vLLM."
+    )
+    cpu_kv_cache_gib: Positive = Field(1, description="Size of the KV cache of an engine on CPU, in GiB.")
+    start_timeout_s: Positive = Field(
+        900, description="Seconds that a stage waits for its engines to start before it fails."
+    )
     batch_timeout_s: Positive = Field(
-        1800, description="An engine that takes longer for a batch is ended, and its batch given to another."
+        1800, description="Seconds for one batch; a slower engine is stopped and its batch given to another."
     )
     max_restarts: Annotated[int, Field(ge=0)] = Field(
-        3, description="Lost engines that are asked for anew, for each model served, before a stage gives up."
+        3, description="Lost engines that are replaced, for each model served, before a stage fails."
     )
     keep_while_training: bool | None = Field(
         None,
-        description="Keep idle engines during training, or end them so that training gets their "
-        "resources and nodes can go; by default they are kept on CPU and ended on GPU.",
+        description="Keep idle engines during training, or stop them, which frees their resources and nodes; "
+        "by default they are kept on CPU and stopped on GPU.",
     )
     parity_tolerance: NonNegative | None = Field(
         None,
-        description="Largest mean difference between the engine's and the trainer's log-probability of "
-        "a token, in nats; by default 0.02 in float32 and 0.1 in bfloat16.",
+        description="Largest mean difference between the engine's and the trainer's log-probabilities of a "
+        "token, in nats; by default 0.02 in float32 and 0.1 in bfloat16.",
     )
 
     @model_validator(mode="after")
@@ -275,23 +301,27 @@ class EnginesConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Which pathways answer, and after which stages."""
+    """What is evaluated, after MTCT and after each round of SARR."""
 
     pathways: Annotated[list[Pathway], BeforeValidator(as_list)] = Field(
-        ["direct", "reasoning"], min_length=1
+        ["direct", "reasoning"], min_length=1, description="Pathways that answer."
     )
-    zero_shot: bool = True
-    max_new_tokens: Positive = 1024
+    zero_shot: bool = Field(True, description="Evaluate the base model too, before any training.")
+    max_new_tokens: Positive = Field(1024, description="Maximum length of an answer, in tokens.")
 
 
 class Config(Section):
     """A whole run: Algorithm 1 of the paper over the held-out domains."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    storage: str = Field(
-        "rdmldg-store", description="Local path or s3://bucket/prefix for data sets and runs."
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run, and of its folder."
     )
-    seed: Annotated[int, Field(ge=0)] = 0
+    storage: str = Field(
+        "rdmldg-store", description="Local path or s3://bucket/prefix where data sets and runs are stored."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="Seed of training and sampling; the splits depend on data.trial_seed."
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -301,7 +331,7 @@ class Config(Section):
     engines: EnginesConfig = EnginesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Annotated[list[Tracker], BeforeValidator(as_list)] = Field(
-        ["tensorboard"], description="Where training metrics go besides metrics.jsonl."
+        ["tensorboard"], description="Trackers that get the training metrics besides metrics.jsonl."
     )
 
     @model_validator(mode="after")

@@ -59,8 +59,8 @@ def base_classes(classes: Sequence[str]) -> list[str]:
     return list(classes[: (len(classes) + 1) // 2])
 
 
-def take_part(
-    index: pa.Table, info: DatasetInfo, part: Literal["in", "out"], trial_seed: int, holdout_fraction: float
+def take_split(
+    index: pa.Table, info: DatasetInfo, split: Literal["in", "out"], trial_seed: int, holdout_fraction: float
 ) -> pa.Table:
     """The rows in DomainBed's ``in`` part (80 %) or ``out`` part (20 %) of each domain.
 
@@ -71,7 +71,7 @@ def take_part(
     for number, domain in enumerate(info.environments):
         rows = index.filter(pa.compute.equal(index["domain"], domain))
         if len(rows):
-            kept, held = split_indices(info.size(domain), trial_seed, number, holdout_fraction)
-            wanted = pa.array(kept if part == "in" else held)
+            inside, outside = split_indices(info.size(domain), trial_seed, number, holdout_fraction)
+            wanted = pa.array(inside if split == "in" else outside)
             chosen.append(rows.filter(pa.compute.is_in(rows["index"], wanted)))
     return pa.concat_tables(chosen)

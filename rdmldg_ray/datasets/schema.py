@@ -5,7 +5,7 @@
     <root>/datasets/<name>/dataset.json                           written last
     <root>/datasets/<name>/samples/<domain>/part-00000.parquet    SAMPLE_SCHEMA
     <root>/datasets/<name>/index/<domain>/part-00000.parquet      INDEX_SCHEMA, of the same rows
-    <root>/datasets/<name>/chains/<source>/<domain>/part-00000.parquet    CHAIN_SCHEMA
+    <root>/datasets/<name>/chains/<teacher>/<domain>/part-00000.parquet    CHAIN_SCHEMA
 """
 
 from collections.abc import Mapping
@@ -47,8 +47,8 @@ CHAIN_SCHEMA = pa.schema(
         ("candidate", pa.int32()),  # 0, 1, ... among the chains of a sample
         ("text", pa.string()),
         ("conclusion", pa.string()),
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),  # why it is not kept; null when it is
+        ("accepted", pa.bool_()),
+        ("reason", pa.string()),  # why it is not accepted; null when it is
         ("prompt_version", pa.string()),
         ("model", pa.string()),
     ]
@@ -103,9 +103,9 @@ def index_location(root: str, name: str, domain: str) -> str:
     return storage.join(dataset_location(root, name), "index", domain)
 
 
-def chains_location(root: str, name: str, source: str, domain: str | None = None) -> str:
-    """The folder of the chains that one source (a teacher, a model) wrote for a data set, or a domain."""
-    folder = storage.join(dataset_location(root, name), "chains", source)
+def chains_location(root: str, name: str, teacher: str, domain: str | None = None) -> str:
+    """The folder of the chains that one teacher wrote for a data set, or a domain."""
+    folder = storage.join(dataset_location(root, name), "chains", teacher)
     return folder if domain is None else storage.join(folder, domain)
 
 

@@ -37,8 +37,8 @@ def plan_folds(held_out: Sequence[str], environments: Sequence[str]) -> list[str
             folds += [SEPARATOR.join(domains) for domains in combinations(environments, size)]
         else:
             domains = set(fold_domains(named))
-            for domain in sorted(domains - set(environments)):
-                raise ValueError(f"no domain '{domain}'; it has: {', '.join(environments)}")
+            if unknown := sorted(domains - set(environments)):
+                raise ValueError(f"no domain '{unknown[0]}'; it has: {', '.join(environments)}")
             folds.append(SEPARATOR.join(domain for domain in environments if domain in domains))
     for fold in folds:
         if len(fold_domains(fold)) == len(environments):

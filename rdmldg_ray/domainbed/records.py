@@ -16,13 +16,14 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.domainbed.catalogue import DATASETS
 from rdmldg_ray.domainbed.selection import Record
 from rdmldg_ray.domainbed.splits import seed_hash
-from rdmldg_ray.storage import StorageError, exists, join, read_bytes, read_table, write_bytes
+from rdmldg_ray.storage import StorageError, exists, join, read_bytes
 
 RESULTS_FILE = "results.jsonl"
 ZERO_SHOT = "zero-shot"
 
 _NO_HYPERPARAMETERS = ("name", "storage", "workers", "engines", "evaluation")
-_COLUMNS = ["domain", "part", "held_out", "pathway", "correct"]
+RECORD_COLUMNS = ["domain", "split", "held_out", "pathway", "correct"]
+"""Columns of predictions that ``make_records`` reads."""
 
 
 def algorithm(config: Config) -> str:
@@ -73,24 +74,6 @@ def make_records(
     return records
 
 
-def write_results(
-    run_location: str, config: Config, environments: Sequence[str], models: dict[str, int]
-) -> None:
-    """Write ``results.jsonl`` of a run from the predictions that lie on storage, replacing it whole.
-
-    Args:
-        models: folder of each complete evaluation below the run, with its step.
-    """
-    lines = []
-    for folder, step in models.items():
-        predictions = read_table(join(run_location, folder, "predictions.parquet"), _COLUMNS)
-        model = folder.rsplit("/", 1)[-1]
-        lines += [
-            json.dumps(record) for record in make_records(predictions, config, environments, model, step)
-        ]
-    write_bytes(join(run_location, RESULTS_FILE), "".join(f"{line}\n" for line in lines).encode())
-
-
 def read_results(location: str) -> list[Record]:
     """The records of a run's folder, or of a ``.jsonl`` file of such records.
 
@@ -120,7 +103,7 @@ def _accuracies(predictions: pa.Table, environments: Sequence[str], held_out: se
     found = {}
     for number, domain in enumerate(environments):
         mine = predictions.filter(pc.field("domain") == domain)
-        parts = {part: mine.filter(pc.field("part") == part) for part in ("in", "out")}
+        parts = {part: mine.filter(pc.field("split") == part) for part in ("in", "out")}
         if domain in held_out:
             parts["all"] = mine
         for part, rows in parts.items():

@@ -119,7 +119,7 @@ def select(records: Iterable[Record], method: Method) -> dict[Cell, Choice]:
 
 
 @dataclass(frozen=True, order=True)
-class Source:
+class SingleSource:
     """What is chosen in single-source generalization: trained on one environment, tested on all others."""
 
     dataset: str
@@ -128,18 +128,18 @@ class Source:
     trial_seed: int
 
 
-def select_single_source(records: Iterable[Record]) -> dict[Source, Choice]:
+def select_single_source(records: Iterable[Record]) -> dict[SingleSource, Choice]:
     """The best checkpoint of runs that held all environments but one out, by that one's ``out`` part.
 
     Of data sets of two environments there are none: there a single source is the usual protocol.
     """
-    groups: dict[Source, list[Choice]] = defaultdict(list)
+    groups: dict[SingleSource, list[Choice]] = defaultdict(list)
     for record in records:
         args, count = record["args"], num_envs(record)
         sources = set(range(count)) - set(args["test_envs"])
         if count > 2 and len(sources) == 1:
             [env] = sources
-            cell = Source(args["dataset"], args["algorithm"], env, args["trial_seed"])
+            cell = SingleSource(args["dataset"], args["algorithm"], env, args["trial_seed"])
             groups[cell].append(Choice(record[f"env{env}_out_acc"], record))
     return {cell: max(choices, key=lambda choice: choice.validation) for cell, choices in groups.items()}
 

@@ -19,7 +19,6 @@ from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.datasets.images import ImageError, decode_image
-from rdmldg_ray.engines.orphan_reaper import tie_children
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
 from rdmldg_ray.storage import download_folder, join, read_table
@@ -39,12 +38,12 @@ class EngineLostError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What an engine is asked to write for each image."""
 
     pathway: Pathway
-    attempt: int
-    """Number of the draw, from 0; with the sample's id and the seed it fixes the randomness."""
+    candidate: int
+    """Number of the candidate, from 0; with the sample's id and the seed it fixes the randomness."""
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -56,7 +55,7 @@ class Request:
 ANSWER_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("attempt", pa.int32()),
+        ("candidate", pa.int32()),
         ("text", pa.string()),
         ("num_tokens", pa.int32()),
         ("logprob", pa.float64()),  # sum over the answer's tokens, in nats
@@ -81,13 +80,16 @@ class LoadReport:
 
 @dataclass
 class _Work:
-    """What one call asks of vLLM; ``ids`` are vLLM's, once it has the prompts."""
+    """What one call asks of vLLM, and the answers so far, by the prompt's number."""
 
     prompts: list[dict[str, Any]]
     sampling: list[Any]
-    ids: list[str] | None = None
-    refused: dict[int, str] = field(default_factory=dict)
-    """Why vLLM does not take a prompt, by its number."""
+    answers: dict[int, Any] = field(default_factory=dict)
+    """What vLLM puts out, or, for a prompt that it refuses, why."""
+
+    @property
+    def complete(self) -> bool:
+        return len(self.answers) == len(self.prompts)
 
 
 class Engine:
@@ -96,6 +98,9 @@ class Engine:
     LoRA sits on the vision encoder as well as on the decoder, which vLLM would silently ignore;
     so the adapter is merged on the engine's own node. vLLM starts with the base, whose folder stays,
     and takes merged weights by reloading, from a folder that is gone as soon as they are read.
+
+    Processes that vLLM starts end with the actor, however that ends: Ray kills the actor's process group,
+    which vLLM's processes do not leave. https://github.com/ray-project/ray/pull/64407
     """
 
     def __init__(self, config: Config, class_names: list[str]):
@@ -103,13 +108,13 @@ class Engine:
         self.class_names = class_names
         self.base = model_folder(config.model.path)
         self.llm: Any = None
-        self._lifeline: Any = None
         # An engine that starts slowly may be asked for the next model meanwhile.
         self._load_lock = threading.Lock()
         # Taken for whatever is done with vLLM, since two batches are in work at once.
         self._lock = threading.Lock()
         self._incoming: deque[_Work] = deque()
-        self._answers: dict[str, Any] = {}
+        # Which call's prompt a request of vLLM's is, by vLLM's id.
+        self._asked: dict[str, tuple[_Work, int]] = {}
         self.prompts: PathwayPrompts | None = None
 
     def load(self, adapter: str | None) -> LoadReport:
@@ -132,7 +137,7 @@ class Engine:
             seconds = time.perf_counter() - started
             return LoadReport(how, seconds, self._check_parity(adapter) if adapter else None)
 
-    def generate(self, batch: pa.Table, request: Request) -> pa.Table:
+    def generate(self, batch: pa.Table, request: GenerationRequest) -> pa.Table:
         """Write one answer for each row of ``id`` and ``image``; returns ``ANSWER_SCHEMA``.
 
         A row whose image does not decode, or takes more tokens than there is room for, gets its error
@@ -178,7 +183,7 @@ class Engine:
                 }
             )
         return pa.Table.from_pylist(
-            [row | {"attempt": request.attempt} for row in rows], schema=ANSWER_SCHEMA
+            [row | {"candidate": request.candidate} for row in rows], schema=ANSWER_SCHEMA
         )
 
     def score_chains(self, batch: pa.Table) -> list[list[float]]:
@@ -232,40 +237,38 @@ class Engine:
         Called from two threads, for one batch each: whoever has the lock adds what is new and takes
         a step for both. So the end of a batch, when few answers are unfinished, is filled with the
         beginning of the next.
+
+        Why not ``AsyncLLM``, which does this itself? Its core always has a process of its own, with which an
+        engine on CPU takes 50 s to start instead of 7:
+        https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/engine/core_client.py#L109-L115
         """
-        if not prompts:
-            return []
         work = _Work(prompts, sampling)
         self._incoming.append(work)
-        while not self._answered_all(work):
+        while not work.complete:
             with self._lock, _failures_named():
                 while self._incoming:
                     self._enqueue(self._incoming.popleft())
-                if not self._answered_all(work):
+                if not work.complete:
                     for output in self.llm.llm_engine.step():
-                        self._answers[output.request_id] = output
-        assert work.ids is not None
-        taken = iter(work.ids)
-        numbers = range(len(prompts))
-        return [work.refused[n] if n in work.refused else self._answers.pop(next(taken)) for n in numbers]
+                        asking, number = self._asked.pop(output.request_id)
+                        asking.answers[number] = output
+        return [work.answers[number] for number in range(len(prompts))]
 
     def _enqueue(self, work: _Work) -> None:
         from vllm.exceptions import VLLMClientError
 
-        ids = []
-        # One by one, since vLLM drops all of a list when it refuses one.
+        states = self.llm.llm_engine.output_processor.request_states
+        # One by one, since vLLM drops all of a list when it refuses one:
+        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/entrypoints/common/offline.py#L549-L564
         for number, (prompt, sampling) in enumerate(zip(work.prompts, work.sampling, strict=True)):
             try:
-                [request_id] = self.llm.enqueue(prompt, sampling, use_tqdm=False)
+                [internal_id] = self.llm.enqueue(prompt, sampling, use_tqdm=False)
             except (VLLMClientError, ValueError) as error:
-                work.refused[number] = " ".join(str(error).split())
+                work.answers[number] = " ".join(str(error).split())
             else:
-                # What vLLM returns has a random suffix, which its outputs lack.
-                ids.append(request_id.split("-")[0])
-        work.ids = ids
-
-    def _answered_all(self, work: "_Work") -> bool:
-        return work.ids is not None and all(request_id in self._answers for request_id in work.ids)
+                # Outputs have another id than the one that is returned:
+                # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/engine/input_processor.py#L354-L371
+                self._asked[states[internal_id].external_req_id] = (work, number)
 
     def stop(self) -> None:
         """End vLLM's own processes in an orderly way."""
@@ -293,14 +296,14 @@ class Engine:
         on_gpu = engines.gpus_per_engine > 0
         # On CPU, vLLM 0.32 ends the engine when a prompt is processed in parts and its request has a
         # seed of its own ("CPU Generator does not use offset"); so prompts are not cut there.
+        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L3502
         machine: dict[str, Any] = (
             {"gpu_memory_utilization": engines.gpu_memory_utilization}
             if on_gpu
             else {"enforce_eager": True, "enable_chunked_prefill": False}
         )
-        settings = self.config.model.image_settings
+        settings = self.config.model.mm_processor_kwargs
         self.prompts = PathwayPrompts(load_processor(self.base), self.class_names, settings)
-        self._lifeline = tie_children()
         try:
             self.llm = LLM(
                 str(self.base),
@@ -325,6 +328,8 @@ class Engine:
     def _reload(self, model: Path) -> None:
         # The reload empties the worker's cache of encoded images but not the scheduler's, and an
         # image seen earlier would then end the engine; so all caches go first.
+        # https://github.com/vllm-project/vllm/issues/44910
+        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L5302-L5304
         with self._lock, _failures_named():
             self.llm.reset_prefix_cache()
             self.llm.llm_engine.reset_mm_cache()
@@ -332,9 +337,10 @@ class Engine:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
             # vLLM notes the weights' folder as the model's, and in one process would look there for the
             # processor, long after the folder is gone.
+            # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/model_loader/reload/inplace.py#L84
             self.llm.llm_engine.model_config.model = str(self.base)
 
-    def _sampling(self, request: Request, sample: dict[str, Any]) -> Any:
+    def _sampling(self, request: GenerationRequest, sample: dict[str, Any]) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -347,7 +353,7 @@ class Engine:
             top_p=request.top_p,
             max_tokens=request.max_new_tokens,
             logprobs=0,
-            seed=zlib.crc32(f"{request.seed}/{sample['id']}/{request.attempt}".encode()),
+            seed=zlib.crc32(f"{request.seed}/{sample['id']}/{request.candidate}".encode()),
             structured_outputs=constraint,
         )
 

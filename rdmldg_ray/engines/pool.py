@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from rdmldg_ray.config.schema import Config, EnginesConfig
 from rdmldg_ray.datasets.schema import question_columns
-from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, LoadReport, Request
+from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, GenerationRequest, LoadReport
 from rdmldg_ray.runtime.placement import describe_cluster, wait_for_room
 from rdmldg_ray.storage import read_images
 
@@ -91,7 +91,7 @@ class EnginePool:
             self._wait()
         return max(self._reports, key=lambda report: report.seconds)
 
-    def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]:
+    def generate(self, samples: pa.Table, request: GenerationRequest) -> Iterator[pa.Table]:
         """Answers for the samples of an index, batch by batch as engines finish, in any order.
 
         Every sample is answered exactly once, whatever happens to engines. The driver holds no more
@@ -121,18 +121,20 @@ class EnginePool:
     def close(self) -> None:
         """End the engines and free what they hold."""
         stopped = [member.actor.stop.remote() for member in self._members if member.serves]
-        ray.wait(stopped, num_returns=len(stopped), timeout=_STOP_TIMEOUT_S) if stopped else None
+        if stopped:
+            ray.wait(stopped, num_returns=len(stopped), timeout=_STOP_TIMEOUT_S)
         for member in self._members:
             ray.kill(member.actor)
         self._members = []
 
-    def _batches(self, samples: pa.Table, request: Request) -> Any:
+    def _batches(self, samples: pa.Table, request: GenerationRequest) -> Any:
         size = self._engines.batch_size
         columns = ["id", "file", "row_group", "row", *(["label"] if request.score_label else [])]
         index = samples.select([*columns, *question_columns(samples)])
         # One block for each batch, so that no reader takes more of the images than a batch at once.
         blocks = [index.slice(start, size) for start in range(0, len(index), size)]
-        # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free.
+        # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free:
+        # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/data/read_api.py#L4986-L4990
         return (
             ray.data.from_blocks(blocks)
             .map_batches(_with_images, batch_size=size, batch_format="pyarrow", num_cpus=_READ_CPUS)
@@ -147,7 +149,7 @@ class EnginePool:
             num_cpus=engines.cpus_per_engine,
             num_gpus=engines.gpus_per_engine,
             # Not what a pool inside a Tune trial would inherit: the trial's placement group, which has
-            # room for the trial's driver alone.
+            # room for the trial's driver alone. https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/air/execution/resources/placement_group.py#L35
             scheduling_strategy="DEFAULT",
             runtime_env={"env_vars": engine_environment(engines)},
         )
@@ -157,7 +159,7 @@ class EnginePool:
         member.serves = False
         member.loading = member.actor.load.remote(self._adapter)
 
-    def _submit(self, member: _Member, batch: Any, request: Request) -> None:
+    def _submit(self, member: _Member, batch: Any, request: GenerationRequest) -> None:
         if not member.batches:
             member.since = time.monotonic()
         member.batches[member.actor.generate.remote(batch, request)] = batch
@@ -261,10 +263,10 @@ def engine_environment(engines: EnginesConfig) -> dict[str, str]:
         return {}
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(engines.cpu_kv_cache_gib),
-        # In the actor's own process: two more that import vLLM take most of an engine's start, and
-        # outlive a killed actor.
+        # In the actor's own process: two more that import vLLM take most of an engine's start.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # By itself vLLM binds its threads to the node's first cores, and so would the next engine there.
+        # https://github.com/vllm-project/vllm/pull/27953
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(max(1, int(engines.cpus_per_engine))),
     }

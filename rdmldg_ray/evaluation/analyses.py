@@ -3,7 +3,7 @@
 ``TOKEN_SCHEMA`` and ``EMBEDDING_SCHEMA`` are what ``evaluation.probe`` measures with a model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -90,12 +90,11 @@ def entropy_falls(tokens: pa.Table, before: str, after: str, least_count: int = 
             row["token"]: (row["entropy_mean"], row["entropy_count"]) for row in found.to_pylist()
         }
     assert means[before].keys() == means[after].keys(), "the models were measured on other targets"
-    rows = [
-        {"token": token, "count": count, "before": old, "after": (new := means[after][token][0])}
-        | {"fall": old - new}
-        for token, (old, count) in means[before].items()
-        if count >= least_count
-    ]
+    rows = []
+    for token, (old, count) in means[before].items():
+        new = means[after][token][0]
+        if count >= least_count:
+            rows.append({"token": token, "count": count, "before": old, "after": new, "fall": old - new})
     return sorted(rows, key=lambda row: (-row["fall"], row["token"]))
 
 
@@ -132,31 +131,6 @@ def domain_distances(embeddings: pa.Table) -> Rows:
                     "first": first,
                     "second": second,
                     "mmd_squared": mmd_squared(by_domain[first], by_domain[second]),
-                }
-            )
-    return rows
-
-
-def rejected_by_round(state: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """Share of the model's own chains that the filter rejected, and of images left without one.
-
-    Args:
-        state: of a run.
-
-    Returns:
-        ``held_out``, ``round``, ``candidates``, ``rejected``, ``without_chain`` (shares).
-    """
-    rows = []
-    for name, entry in state.items():
-        held_out, *rest = name.split("/")
-        if len(rest) == 2 and rest[1] == "candidates":
-            rows.append(
-                {
-                    "held_out": held_out,
-                    "round": int(rest[0].removeprefix("sarr-")),
-                    "candidates": entry["candidates"],
-                    "rejected": 1 - entry["kept"] / entry["candidates"],
-                    "without_chain": 1 - entry["images_with_chain"] / entry["images"],
                 }
             )
     return rows

@@ -40,7 +40,7 @@ class Probe:
                 model = load_merged(base, download_folder(adapter, Path(folder)), config.model)
         self.device = torch.device("cuda" if config.workers.gpus_per_worker > 0 else "cpu")
         self.model = model.to(self.device).eval()
-        self.prompts = PathwayPrompts(load_processor(base), class_names, config.model.image_settings)
+        self.prompts = PathwayPrompts(load_processor(base), class_names, config.model.mm_processor_kwargs)
 
     @torch.inference_mode()
     def score(

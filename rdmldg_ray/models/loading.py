@@ -99,6 +99,7 @@ def leave_out_tied(model: nn.Module) -> None:
 
     DeepSpeed, told to leave frozen weights out of a checkpoint, knows each by its first name only, and would
     write such a layer into every one.
+    https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/engine.py#L4012-L4015
     """
     first_names = {name for name, _ in model.named_parameters()}
     every_name = model.named_parameters(remove_duplicate=False)
@@ -138,7 +139,11 @@ def save_published(model: PreTrainedModel, folder: Path) -> None:
 
 
 def rename_published(folder: Path, family: Family) -> None:
-    """Rename the weights that transformers has saved, as ``Family.published`` says."""
+    """Rename the weights that transformers has saved, as ``Family.published`` says.
+
+    transformers 5.6 took a level out of the names of CLIP's modules, which vLLM still expects:
+    https://github.com/huggingface/transformers/pull/44431
+    """
     if not family.published:
         return
 

@@ -2,6 +2,10 @@
 
 DomainBed trains on random resized crops (70 to 100 % of the area), horizontal flips, colour jitter
 of 0.3 in brightness, contrast, saturation and hue, and random greyscale (10 %).
+
+Why not torchvision's transforms? They draw from torch's global generator, while a sample's augmentation here
+is a function of seed, epoch and sample; and torchvision has no build on PyPI that goes with torch for CPUs.
+https://github.com/pytorch/vision/issues/9085
 """
 
 import math

@@ -31,7 +31,8 @@ def use_flex_attention(model: PreTrainedModel) -> None:
             f"model.attention 'flex' does not work with the decoder {type(decoder).__name__}, whose "
             "attention cannot be replaced, as that of Llama, Qwen2 and Qwen2.5-VL can; set it to 'sdpa'"
         )
-    # Not by set_attn_implementation, which refuses all of Qwen2.5-VL for its vision encoder's sake.
+    # Not by set_attn_implementation, which refuses all of Qwen2.5-VL for its vision encoder's sake:
+    # https://github.com/huggingface/transformers/blob/v5.19.0/src/transformers/modeling_utils.py#L1697-L1702
     decoder.config._attn_implementation = "flex_attention"
 
 

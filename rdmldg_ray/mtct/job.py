@@ -7,6 +7,10 @@ import pyarrow as pa
 from rdmldg_ray.config.schema import Config, TrainingConfig
 from rdmldg_ray.mtct.batching import BatchPlan
 
+# Below a training's folder.
+ADAPTER_FOLDER = "adapter"
+METRICS_FILE = "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -16,10 +20,10 @@ class TrainJob:
     training: TrainingConfig
     plan: BatchPlan
     class_names: list[str]
-    stage: str
+    location: str
     """Where the stage's outputs go."""
     adapter: str | None
-    """Location of the adapter to go on from; None for a new one."""
+    """URI of the adapter to continue from; None for a new one."""
     seed: int
     parity_set: pa.Table
     """A few rows of the training set, to compare engines with; see ``models.parity``."""

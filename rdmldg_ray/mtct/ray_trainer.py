@@ -1,4 +1,7 @@
-"""Ray Train's trainer, less a leak of resources."""
+"""Ray Train's trainer, less a leak of resources.
+
+The callbacks have no public way in: https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/api/data_parallel_trainer.py#L205
+"""
 
 from typing import Any
 
@@ -14,6 +17,10 @@ class RayTrainer(TorchTrainer):
     training begins: while torch's process group is set up, or while the training function is sent. The
     group would stay for as long as the driver lives, and the workers asked for anew would find no room on
     a cluster that has no more.
+
+    What has started counts as started as soon as its state is there, and is not cleaned up after that:
+    https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/execution/worker_group/worker_group.py#L215-L218
+    https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/execution/worker_group/worker_group.py#L361
     """
 
     def _create_default_callbacks(self) -> list[Any]:

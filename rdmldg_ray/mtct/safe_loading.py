@@ -1,4 +1,8 @@
-"""Checkpoints of DeepSpeed without pickle's code: they come from storage, which others may write to."""
+"""Checkpoints of DeepSpeed without pickle's code: they come from storage, which others may write to.
+
+DeepSpeed itself reads them with ``weights_only=False``; https://github.com/deepspeedai/DeepSpeed/pull/6751
+https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/checkpoint_engine/torch_checkpoint_engine.py#L37
+"""
 
 import os
 from collections.abc import Iterator

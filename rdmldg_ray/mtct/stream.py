@@ -1,4 +1,9 @@
-"""Ray Data feeds training: one row of the stream is one worker's share of one optimizer step."""
+"""Ray Data feeds training: one row of the stream is one worker's share of one optimizer step.
+
+Why not ``ray.data.read_parquet`` and a shuffle? The plan fixes which worker takes which samples in which
+step, so a stage resumes in the middle of an epoch with what it has not seen; Ray Data's iterators do not
+resume. And its shuffle would move every image, where an index of rows is enough.
+"""
 
 from functools import partial
 
@@ -46,7 +51,8 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
     # the driver more than all else.
     rows = pa.table({name: [getattr(s, name) for s in slices] for name in _PLANNED})
     blocks = [rows.slice(number, 1) for number in range(len(rows))]
-    # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free.
+    # Unlike from_arrow, from_blocks starts no task for each block, for which a whole core must be free:
+    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/data/read_api.py#L4986-L4990
     return ray.data.from_blocks(blocks).map_batches(
         partial(_fill_slice, shared=shared),
         batch_size=1,

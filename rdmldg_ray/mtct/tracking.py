@@ -2,6 +2,10 @@
 
 Each is imported where it is used. MLflow and Weights & Biases find their server as they always do,
 from ``MLFLOW_...`` and ``WANDB_...`` in the environment.
+
+Why not accelerate's trackers? They act by accelerate's own process state, beside Ray's and DeepSpeed's, and
+leave TensorBoard's files on the node; finding the record that an interrupted stage began would stay ours.
+https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/tracking.py
 """
 
 import hashlib

@@ -30,6 +30,7 @@ from rdmldg_ray.storage import (
 
 _RAY_TRAIN_FOLDER = "checkpoints"
 # Ray Train's own record of the checkpoints that count, written when all workers have sent their shards.
+# https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/constants.py#L14
 _COMMITTED = "checkpoint_manager_snapshot.json"
 
 _log = logging.getLogger(__name__)
@@ -40,21 +41,21 @@ def train_stage(
     training: TrainingConfig,
     training_set: pa.Table,
     class_names: list[str],
-    stage: str,
+    location: str,
     adapter: str | None,
     seed: int,
 ) -> None:
-    """Train on ``training_set`` and leave ``adapter/`` and ``metrics.jsonl`` at ``stage``.
+    """Train on ``training_set`` and leave ``adapter/`` and ``metrics.jsonl`` at ``location``.
 
-    A stage that was interrupted goes on from its last checkpoint, as Ray Train finds it below
-    ``stage``; so does a worker group that lost a worker.
+    A stage that was interrupted resumes from its last checkpoint, as Ray Train finds it below
+    ``location``; so does a worker group that lost a worker.
 
     Args:
         training_set: index of the samples with a column ``chain``, null where there is none; see
             ``mtct.stream``.
         class_names: all classes, in the order in which the prompts list them.
-        stage: location for outputs and checkpoints.
-        adapter: location of the adapter to go on from, or None for a new one.
+        location: where outputs and checkpoints go.
+        adapter: URI of the adapter to continue from, or None for a new one.
         seed: seeds adapters, order and augmentation.
 
     Raises:
@@ -62,11 +63,19 @@ def train_stage(
         TimeoutError: when there is no room for the workers in ``workers.scheduling_timeout_s``.
     """
     workers = config.workers
-    # Not by its URI, for which Ray Train would make a file system that gives up after seconds.
-    filesystem, path = open_location(stage)
+    # Not by its URI, for which Ray Train would make a file system that gives up after seconds:
+    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/execution/storage.py#L325
+    filesystem, path = open_location(location)
     plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
     job = TrainJob(
-        config, training, plan, class_names, stage, adapter, seed, parity_set=_spread(training_set)
+        config=config,
+        training=training,
+        plan=plan,
+        class_names=class_names,
+        location=location,
+        adapter=adapter,
+        seed=seed,
+        parity_set=_spread(training_set),
     )
     on_gpu = workers.gpus_per_worker > 0
     resources = {"CPU": workers.cpus_per_worker}
@@ -92,8 +101,8 @@ def train_stage(
             ),
         )
 
-    delete_file(_mistake(stage))
-    sweep_checkpoints(stage)
+    delete_file(_user_error_file(location))
+    sweep_checkpoints(location)
     # Ray Train would ask for its workers for ever, and its workers wait for ever for a reader that
     # finds no core.
     room = [resources] * workers.num_workers + [{"CPU": READ_CPUS}]
@@ -108,21 +117,22 @@ def train_stage(
                 if lost == workers.max_failures:
                     raise
                 _log.warning(
-                    "training ended, and goes on from its last checkpoint: %s",
+                    "training ended, and resumes from its last checkpoint: %s",
                     " ".join(str(error).split())[:400],
                 )
-    finally:
-        if exists(_mistake(stage)):
-            raise ValueError(read_bytes(_mistake(stage)).decode())
-    sweep_checkpoints(stage)
+    except Exception:
+        _raise_user_error(location)  # rather than what Ray Train made of it
+        raise
+    _raise_user_error(location)
+    sweep_checkpoints(location)
 
 
-def sweep_checkpoints(stage: str) -> None:
+def sweep_checkpoints(location: str) -> None:
     """Remove checkpoints that were sent but never counted: a worker, or all of them, ended in between.
 
     Nothing would read them again, and Ray Train does not remove them. Not while the stage trains.
     """
-    folder = join(stage, _RAY_TRAIN_FOLDER)
+    folder = join(location, _RAY_TRAIN_FOLDER)
     record = join(folder, _COMMITTED)
     there = list_folders(folder)  # before the record, so that none is removed that it comes to name
     state = read_json(record) if exists(record) else {"checkpoint_results": []}
@@ -145,23 +155,29 @@ def _spread(training_set: pa.Table) -> pa.Table:
     return training_set.take([places[number * len(places) // pairs].as_py() for number in range(pairs)])
 
 
-def _mistake(stage: str) -> str:
-    return join(stage, "mistake.txt")
+def _user_error_file(location: str) -> str:
+    return join(location, "user_error.txt")
+
+
+def _raise_user_error(location: str) -> None:
+    """Raise what a worker has written down as the user's error."""
+    if exists(_user_error_file(location)):
+        raise ValueError(read_bytes(_user_error_file(location)).decode())
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
     # Only the workers pay for importing DeepSpeed and transformers.
-    from rdmldg_ray.mtct.worker import Worker
+    from rdmldg_ray.mtct.worker import TrainWorker
 
     job: TrainJob = settings["job"]
-    # Ray Train starts failed workers again, which mends a lost node but not an image that does not
-    # decode; so a mistake is written down, and whoever starts after it ends at once.
-    if exists(_mistake(job.stage)):
+    # Ray Train restarts failed workers, which helps after a lost node but not with an image that does not
+    # decode. So a user's error is written down, and workers that start after it end at once.
+    if exists(_user_error_file(job.location)):
         return
     try:
-        Worker(job).run()
+        TrainWorker(job).run()
     except StorageError:
         raise  # the driver could use the storage, so that it may come back
     except ValueError as error:
-        write_bytes(_mistake(job.stage), str(error).encode())
+        write_bytes(_user_error_file(job.location), str(error).encode())
         raise

@@ -36,7 +36,7 @@ from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.mtct.checks import check_finite, memory_explained
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
-from rdmldg_ray.mtct.job import TrainJob
+from rdmldg_ray.mtct.job import ADAPTER_FOLDER, METRICS_FILE, TrainJob
 from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.metrics import Meter, describe, json_line
 from rdmldg_ray.mtct.positions import decoder_inputs
@@ -57,7 +57,7 @@ from rdmldg_ray.storage import (
 _TAG = "deepspeed"
 
 
-class Worker:
+class TrainWorker:
     """One rank: its model, its share of every batch, its shard of every checkpoint."""
 
     def __init__(self, job: TrainJob):
@@ -73,10 +73,12 @@ class Worker:
         leave_out_tied(self.model)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.engine = self._initialize_deepspeed()
-        self.prompts = PathwayPrompts(load_processor(base), job.class_names, job.config.model.image_settings)
-        self.metrics_log = join(job.stage, "metrics.jsonl")
+        self.prompts = PathwayPrompts(
+            load_processor(base), job.class_names, job.config.model.mm_processor_kwargs
+        )
+        self.metrics_log = join(job.location, METRICS_FILE)
         self.metrics: list[str] = []
-        self.progress = ProgressFile(job.stage) if self.rank == 0 else None
+        self.progress = ProgressFile(job.location) if self.rank == 0 else None
         self.trackers: list[StageTracker] = []
         self.leaving: set[str] = set()
 
@@ -84,10 +86,11 @@ class Worker:
         """Train from the last checkpoint, if there is one, to the plan's end."""
         step = self._resume()
         total = self.job.plan.total_steps
-        # Torch's counter of operations does not get through FlexAttention.
+        # Torch's counter of operations does not get through FlexAttention:
+        # https://github.com/pytorch/pytorch/issues/134385
         self.meter = Meter(step, total, self.model, self.engine.device, countable=not self._flex)
         if self.rank == 0:
-            self.trackers = start_trackers(self.job.config, self.job.stage, step)
+            self.trackers = start_trackers(self.job.config, self.job.location, step)
         for batch in self._batches(first_step=step):
             assert (batch.step, batch.rank) == (step, self.rank), "the stream left the plan's order"
             self.meter.data_arrived()
@@ -148,6 +151,8 @@ class Worker:
             "gradient_clipping": training.max_grad_norm,
             "bf16": {"enabled": self.job.config.model.dtype == "bfloat16"},
             "torch_autocast": {"enabled": self._mixed_precision(), "dtype": "bfloat16"},
+            # Stage 0 in bfloat16 takes DeepSpeed's optimizer for FP16, whose gradients are sums in bfloat16:
+            # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/engine.py#L2321
             "zero_optimization": {"stage": self.job.config.workers.zero_stage},
             "optimizer": {
                 "type": "AdamW",
@@ -163,8 +168,9 @@ class Worker:
 
         def schedule(optimizer: Any) -> Any:
             warmup = round(training.warmup_ratio * total)
-            # transformers' plain "constant" would ignore the warm-up.
-            name = "constant_with_warmup" if training.schedule == "constant" else training.schedule
+            # transformers' plain "constant" would ignore the warm-up:
+            # https://github.com/huggingface/transformers/blob/v5.19.0/src/transformers/optimization.py#L1014-L1015
+            name = "constant_with_warmup" if training.lr_scheduler == "constant" else training.lr_scheduler
             return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
         engine, *_ = deepspeed.initialize(
@@ -223,7 +229,8 @@ class Worker:
             sums += torch.tensor(
                 [losses.direct.sum().item(), losses.reasoning.sum().item(), tokens, segments.numel()]
             )
-        dist.all_reduce(sums_on_device := sums.to(self.engine.device))
+        sums_on_device = sums.to(self.engine.device)
+        dist.all_reduce(sums_on_device)
         direct, reasoning, tokens, laid_out = sums_on_device.tolist()
         return {
             "step": batch.step,
@@ -314,7 +321,7 @@ class Worker:
                 with tempfile.TemporaryDirectory() as folder:
                     save_trained(self.model, Path(folder))
                     pq.write_table(known, Path(folder) / PARITY_FILE)
-                    upload_folder(Path(folder), join(self.job.stage, "adapter"))
+                    upload_folder(Path(folder), join(self.job.location, ADAPTER_FOLDER))
         dist.barrier()
 
 

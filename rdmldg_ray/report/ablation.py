@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from rdmldg_ray.report.tables import State, held_out_domains, mean_of_known, percent
+from rdmldg_ray.report.tables import mean_of_known, percent
+from rdmldg_ray.runs.store import State, accuracies_of, evaluated_folds
 from rdmldg_ray.sweeps.variants import AblationRow
 
 
@@ -22,7 +23,7 @@ def ablation_accuracies(
         ``mean``.
     """
     domains = dict.fromkeys(
-        domain for trials in states.values() for state in trials for domain in held_out_domains(state)
+        domain for trials in states.values() for state in trials for domain in evaluated_folds(state)
     )
     found = []
     for row in rows:
@@ -62,5 +63,4 @@ def ablation_table(
 
 
 def _accuracy(state: State, domain: str, model: str, pathway: str, measure: str) -> float | None:
-    entry = state.get(f"{domain}/evaluation/{model}", {})
-    return entry.get("accuracy", {}).get(pathway, {}).get(measure)
+    return accuracies_of(state, domain, model).get(pathway, {}).get(measure)

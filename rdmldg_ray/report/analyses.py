@@ -13,12 +13,12 @@ from rdmldg_ray.evaluation.analyses import (
     domain_distances,
     entropy_falls,
     probability_shares,
-    rejected_by_round,
 )
 from rdmldg_ray.evaluation.questions import by_question
 from rdmldg_ray.report.plots import bars, lines
 from rdmldg_ray.report.rows import rows_csv
 from rdmldg_ray.runs.evaluated import EvaluatedFold
+from rdmldg_ray.runs.results import rejected_by_round
 from rdmldg_ray.storage import join, write_bytes
 
 _QUESTIONS_SHOWN = 10

@@ -17,10 +17,10 @@ from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.runs.results import RunResults
 from rdmldg_ray.storage import StorageError, read_images
 
-WRONG, RIGHT, REJECTED, KEPT = "answer wrong", "answer right", "chain rejected", "chain kept"
+WRONG, RIGHT, REJECTED, ACCEPTED = "answer wrong", "answer right", "chain rejected", "chain accepted"
 
 # Of the cards that are shown: what went wrong is what people look for.
-_SHARES = {WRONG: 0.4, RIGHT: 0.15, REJECTED: 0.25, KEPT: 0.2}
+_SHARES = {WRONG: 0.4, RIGHT: 0.15, REJECTED: 0.25, ACCEPTED: 0.2}
 _LARGEST_PIXELS = 320
 
 
@@ -30,7 +30,7 @@ class Card:
 
     id: str
     verdict: str
-    """``answer wrong``, ``answer right``, ``chain rejected`` or ``chain kept``."""
+    """``answer wrong``, ``answer right``, ``chain rejected`` or ``chain accepted``."""
     label: str
     domain: str
     held_out: str
@@ -89,17 +89,17 @@ def _rows(predictions: pa.Table, pathway: str) -> list[dict[str, Any]]:
 
 
 def _chains(run: RunResults, held_out: str, model: str) -> Iterable[dict[str, Any]]:
-    columns = ["id", "label", "domain", "candidate", "text", "kept", "reason"]
+    columns = ["id", "label", "domain", "candidate", "text", "accepted", "reason"]
     for row in run.candidates(held_out, model).select(columns).to_pylist():
         yield {
             "id": row["id"],
             "label": row["label"],
             "domain": row["domain"],
-            "verdict": KEPT if row["kept"] else REJECTED,
+            "verdict": ACCEPTED if row["accepted"] else REJECTED,
             "held_out": held_out,
             "stage": model,
             "note": f"draw {row['candidate'] + 1}"
-            + ("" if row["kept"] else f", {row['reason'].replace('_', ' ')}"),
+            + ("" if row["accepted"] else f", {row['reason'].replace('_', ' ')}"),
             "own": row["text"],
         }
 
@@ -129,7 +129,7 @@ def _with_images(run: RunResults, rows: list[dict[str, Any]]) -> list[Card]:
     index = index.filter(pc.is_in(index["id"], wanted))
     images = dict(zip(index["id"].to_pylist(), read_images(index), strict=True))
     try:
-        chains = read_chains(root, info.name, data.chains, domains).filter(pc.field("kept"))
+        chains = read_chains(root, info.name, data.chains, domains).filter(pc.field("accepted"))
         chains = chains.filter(pc.is_in(chains["id"], wanted))
         teacher = dict(zip(chains["id"].to_pylist(), chains["text"].to_pylist(), strict=True))
     except StorageError:

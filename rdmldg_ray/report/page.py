@@ -26,6 +26,8 @@ from rdmldg_ray.report.tables import mean_of_known, percent
 from rdmldg_ray.runs.estimate import Prices, devices
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.results import RunResults, config_differences, confusion, on_target
+from rdmldg_ray.runs.store import accuracies_of, round_summary
+from rdmldg_ray.storage import join
 
 # Accuracy by data set, %, as the paper reports it (arXiv 2602.23777).
 _PAPER = {
@@ -106,7 +108,7 @@ def headline(runs: Sequence[RunResults]) -> Table:
     for run in runs:
         stages = dict.fromkeys(model for held_out in run.held_out for model in run.models(held_out))
         for model in stages:
-            found = [run.state.get(f"{d}/evaluation/{model}", {}).get("accuracy", {}) for d in run.held_out]
+            found = [accuracies_of(run.state, d, model) for d in run.held_out]
             for pathway in dict.fromkeys(name for accuracy in found for name in accuracy):
                 values = [
                     percent(mean_of_known(accuracy.get(pathway, {}).get(measure) for accuracy in found))
@@ -129,9 +131,11 @@ def _side_by_side(runs: Sequence[RunResults]) -> Table | None:
     if len(runs) < 2:
         return None
     columns: dict[tuple[str, str], dict[str, str]] = {}
-    for run, stage, pathway, _, target_in, *_ in headline(runs).rows:
-        if pathway:  # not the paper's, which have none
-            columns.setdefault((stage, pathway), {})[run] = target_in
+    table = headline(runs)
+    for row in (dict(zip(table.columns, row, strict=True)) for row in table.rows):
+        if row["pathway"]:  # not the paper's, which have none
+            target = row[f"{_MEASURES['target_in']}, %"]
+            columns.setdefault((row["stage"], row["pathway"]), {})[row["run"]] = target
     names = [run.name for run in runs]
     rows = [[*place, *(found.get(name, "-") for name in names)] for place, found in columns.items()]
     return Table(f"Side by side: {_MEASURES['target_in']}, %", ["stage", "pathway", *names], rows)
@@ -186,8 +190,7 @@ def _accuracy_section(run: RunResults) -> Section:
 
 
 def _accuracy(run: RunResults, domain: str, model: str, pathway: str, measure: str) -> float | None:
-    entry = run.state.get(f"{domain}/evaluation/{model}", {})
-    return entry.get("accuracy", {}).get(pathway, {}).get(measure)
+    return accuracies_of(run.state, domain, model).get(pathway, {}).get(measure)
 
 
 def _training_section(run: RunResults) -> Section:
@@ -226,24 +229,25 @@ def _rejection_section(run: RunResults) -> Section:
     series: dict[str, list[float | None]] = {}
     for held_out in run.held_out:
         for model in run.rounds(held_out):
-            summary = run.state[f"{held_out}/{model}/candidates"]
-            kept = series.setdefault(f"{held_out} held out", [None] * len(rounds))
-            kept[rounds.index(model)] = 100 * summary["kept"] / summary["candidates"]
+            summary = round_summary(run.state, held_out, model)
+            assert summary
+            accepted = series.setdefault(f"{held_out} held out", [None] * len(rounds))
+            accepted[rounds.index(model)] = 100 * summary["accepted"] / summary["candidates"]
             found = run.rejections(held_out, model)
             for by in ("domain", "label") if found is not None else ():
                 rows = rejection_rows(found, by)
                 columns = [name.replace("_", " ") for name in rows[0]]
-                cells = [[percent(v) if k == "kept" else v for k, v in row.items()] for row in rows]
-                columns[2] = "kept, %"
+                cells = [[percent(v) if k == "accepted" else v for k, v in row.items()] for row in rows]
+                columns[2] = "accepted, %"
                 title = f"{held_out} held out, {model}: by {'class' if by == 'label' else by}"
-                tables.append(Table(title, columns, cells, [[None, None, row["kept"]] for row in rows]))
+                tables.append(Table(title, columns, cells, [[None, None, row["accepted"]] for row in rows]))
             if found is None:
                 reasons = [[reason.replace("_", " "), count] for reason, count in summary["rejected"].items()]
                 tables.append(Table(f"{held_out} held out, {model}: rejected", ["reason", "chains"], reasons))
     if not series:
         return Section("The model's own chains", note="No round of SARR is complete yet.")
-    picture = _picture(bars("chains kept by round", "%", rounds, series, form="svg"))
-    return Section("The model's own chains: kept, and why not", tables, [picture])
+    picture = _picture(bars("chains accepted by round", "%", rounds, series, form="svg"))
+    return Section("The model's own chains: accepted, and why not", tables, [picture])
 
 
 def _confusion_section(run: RunResults) -> Section:
@@ -300,7 +304,7 @@ def _matrix(title: str, classes: list[str], counts: list[list[int]]) -> Table:
 def _token_section(run: RunResults) -> Section:
     pictures = []
     for held_out in run.held_out:
-        data = run.read(held_out, "analyses", "tokens.csv")
+        data = run.read(join(run.store.analyses_uri(held_out), "tokens.csv"))
         if data is None:
             continue
         rows = [row for row in csv.DictReader(io.StringIO(data.decode())) if row["held_out"] == "False"]

@@ -1,21 +1,22 @@
 """Why the filter rejected the candidates of a round, as tables."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from rdmldg_ray.report.tables import percent
-from rdmldg_ray.storage import join, read_table
+from rdmldg_ray.report.tables import percent, share_accepted
+from rdmldg_ray.runs.store import RunStore, Stage, State, stages_of
+from rdmldg_ray.storage import read_table
 
 _MAX_ROWS = 20
 
 
 def rejection_rows(rejections: pa.Table, by: str) -> list[dict[str, Any]]:
-    """For each domain or class the candidates, the share kept and how many each reason rejected.
+    """For each domain or class the candidates, the share accepted and how many each reason rejected.
 
     Those with the smallest share of accepted candidates come first, the commonest reasons too.
 
@@ -33,60 +34,72 @@ def rejection_rows(rejections: pa.Table, by: str) -> list[dict[str, Any]]:
         {
             "class" if by == "label" else by: name,
             "candidates": sum(found.values()),
-            "kept": found[None] / sum(found.values()),
+            "accepted": found[None] / sum(found.values()),
         }
         | {reason: found[reason] for reason in reasons}
         for name, found in sorted(counts.items())
     ]
-    return sorted(rows, key=lambda row: row["kept"])
+    return sorted(rows, key=lambda row: row["accepted"])
 
 
 def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
     """``rejection_rows`` for the terminal, the first of them."""
     rows = rejection_rows(rejections, by)
-    name, candidates, kept, *reasons = rows[0]
+    name, candidates, accepted, *reasons = rows[0]
     table = Table(title=title)
     table.add_column(name, no_wrap=True)
-    for column in ("drawn", f"{kept}, %", *(reason.replace("_", " ") for reason in reasons)):
+    for column in ("drawn", f"{accepted}, %", *(reason.replace("_", " ") for reason in reasons)):
         table.add_column(column, justify="right")
     for row in rows[:_MAX_ROWS]:
         numbers = [str(row[reason]) if row[reason] else "" for reason in reasons]
-        table.add_row(row[name], str(row[candidates]), percent(row[kept]), *numbers)
+        table.add_row(row[name], str(row[candidates]), percent(row[accepted]), *numbers)
     if len(rows) > _MAX_ROWS:
-        table.caption = f"and {len(rows) - _MAX_ROWS} more, with a larger share kept"
+        table.caption = f"and {len(rows) - _MAX_ROWS} more, with a larger share accepted"
     return table
 
 
-def print_round(console: Console, location: str, state: Mapping[str, Mapping[str, Any]], stage: str) -> None:
+def round_printer(console: Console, store: RunStore) -> Callable[[Stage, State], None]:
+    """What prints a round when its candidates are complete, for ``runs.run.Run``."""
+
+    def print_when_drawn(stage: Stage, state: State) -> None:
+        if stage.kind == "generate":
+            print_round(console, store, stage, state)
+
+    return print_when_drawn
+
+
+def print_round(console: Console, store: RunStore, stage: Stage, state: State) -> None:
     """What the filter made of a round: its tables by domain and by class, and two lines.
 
     Args:
-        location: the round's folder.
-        state: the run's state, with the round's entry.
-        stage: the entry's name.
+        stage: the drawing of the round's candidates.
+        state: of the fold, with that stage.
     """
-    rejections = read_table(join(location, "rejections.parquet"))
+    rejections = read_table(store.rejections_uri(stage.held_out, stage.model))
     for by in ("domain", "label"):
         console.print(rejection_table(rejections, by, f"candidates by {'class' if by == 'label' else by}"))
-    console.print(f"  {round_line(state[stage])}", highlight=False)
-    console.print(f"  {shares_line(state, stage.split('/')[0])}", highlight=False)
+    console.print(f"  {round_line(state[stage.name])}", highlight=False)
+    console.print(f"  {shares_line(state, stage.held_out)}", highlight=False)
 
 
 def round_line(summary: Mapping[str, Any]) -> str:
     """What a round of generation came to, in a line."""
-    price = "" if summary["tokens_per_kept"] is None else f", {summary['tokens_per_kept']:g} tokens for each"
+    price = (
+        ""
+        if summary["tokens_per_selected"] is None
+        else f", {summary['tokens_per_selected']:g} tokens for each"
+    )
     rest = f"; {summary['draws_left']} images without one have draws left" if summary["draws_left"] else ""
     return (
         f"{summary['images_with_chain']} of {summary['images']} images have a chain{price}; "
-        f"{summary['kept']} of {summary['candidates']} candidates pass the filter{rest}"
+        f"{summary['accepted']} of {summary['candidates']} candidates pass the filter{rest}"
     )
 
 
-def shares_line(state: Mapping[str, Mapping[str, Any]], held_out: str) -> str:
+def shares_line(state: State, held_out: str) -> str:
     """The share of candidates that passed the filter, round by round."""
     shares = [
-        f"{name.split('/')[1].removeprefix('sarr-')}: {percent(entry['kept'] / entry['candidates'])} %"
-        for name, entry in state.items()
-        if name.startswith(f"{held_out}/sarr-") and name.endswith("/candidates")
+        f"{stage.round}: {percent(share_accepted(state, held_out, stage.model))} %"
+        for stage in stages_of(state, "generate", held_out)
     ]
-    return "share kept by round, " + ", ".join(shares)
+    return "share accepted by round, " + ", ".join(shares)

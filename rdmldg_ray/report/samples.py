@@ -1,4 +1,4 @@
-"""Print samples with their chains, kept or rejected and why."""
+"""Print samples with their chains, accepted or rejected and why."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from rich.text import Text
 
 
 def print_samples(console: Console, chains: list[dict[str, Any]]) -> None:
-    """One panel for each chain; rows have ``id``, ``text``, ``kept``, ``reason``, some a question."""
+    """One panel for each chain; rows have ``id``, ``text``, ``accepted``, ``reason``, some a question."""
     for row in chains:
-        verdict = "kept" if row["kept"] else f"rejected: {row['reason']}"
+        verdict = "accepted" if row["accepted"] else f"rejected: {row['reason']}"
         title = Text(f"{row['id']}  candidate {row['candidate']}  {verdict}")
         asked = f"{row['question']} {', '.join(row['options'])}\n\n" if row.get("question") else ""
         # Text, not markup: what a model wrote is shown as it is.
         body = Text(asked + row["text"])
-        console.print(Panel(body, title=title, border_style="green" if row["kept"] else "red"))
+        console.print(Panel(body, title=title, border_style="green" if row["accepted"] else "red"))

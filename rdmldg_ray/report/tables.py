@@ -1,66 +1,48 @@
-"""A run's results as tables, from its state file alone."""
+"""A run's results as tables, from its state alone."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from rich.table import Table
 
-State = dict[str, dict[str, Any]]
+from rdmldg_ray.runs.store import State, accuracies_of, evaluated_folds, evaluated_models, round_summary
 
 
-def held_out_domains(state: State) -> list[str]:
-    """Domains that have an evaluation, in the order in which they were run."""
-    return list(dict.fromkeys(name.split("/")[0] for name in state if "/evaluation/" in name))
-
-
-def models(state: State, held_out: str) -> list[str]:
-    """Models evaluated for a held-out domain: ``zero-shot``, ``mtct``, ``sarr-1``, ..."""
-    prefix = f"{held_out}/evaluation/"
-    return [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
-
-
-def share_kept(state: State, held_out: str, model: str) -> float | None:
-    """Share of drawn chains that the filter kept before training ``model``; None for other models."""
-    round_ = state.get(f"{held_out}/{model}/candidates")
-    return round_["kept"] / round_["candidates"] if round_ else None
+def share_accepted(state: State, held_out: str, model: str) -> float | None:
+    """Share of the drawn chains that the filter accepted before training ``model``; None for other models."""
+    drawn = round_summary(state, held_out, model)
+    return drawn["accepted"] / drawn["candidates"] if drawn else None
 
 
 def domain_table(state: State, held_out: str) -> Table:
     """Pathway by stage: accuracy on the held-out domain and on the sources' validation parts."""
     table = Table(title=f"{held_out} held out: accuracy, %")
-    for column in ("stage", "pathway", "target (in)", "target (all)", "validation", "chains kept"):
+    for column in ("stage", "pathway", "target (in)", "target (all)", "validation", "chains accepted"):
         table.add_column(column, justify="left" if column in ("stage", "pathway") else "right")
-    for model in models(state, held_out):
-        kept = share_kept(state, held_out, model)
-        for pathway, accuracy in state[f"{held_out}/evaluation/{model}"]["accuracy"].items():
+    for model in evaluated_models(state, held_out):
+        accepted = share_accepted(state, held_out, model)
+        for pathway, accuracy in accuracies_of(state, held_out, model).items():
             table.add_row(
                 model,
                 pathway,
                 percent(accuracy["target_in"]),
                 percent(accuracy["target_all"]),
                 percent(accuracy["validation"]),
-                "" if kept is None else percent(kept),
+                "" if accepted is None else percent(accepted),
             )
     return table
 
 
 def summary_table(state: State, measure: str = "target_in") -> Table:
     """Stage and pathway by held-out domain, with the mean over domains, for one measure."""
-    domains = held_out_domains(state)
+    domains = evaluated_folds(state)
     table = Table(title=f"accuracy on the held-out domain ({measure.replace('_', ' ')}), %")
     table.add_column("stage")
     table.add_column("pathway")
     for column in (*domains, "mean"):
         table.add_column(column, justify="right")
-    for model in models(state, domains[0]):
-        for pathway in state[f"{domains[0]}/evaluation/{model}"]["accuracy"]:
-            values = [
-                state.get(f"{domain}/evaluation/{model}", {})
-                .get("accuracy", {})
-                .get(pathway, {})
-                .get(measure)
-                for domain in domains
-            ]
+    for model in evaluated_models(state, domains[0]):
+        for pathway in accuracies_of(state, domains[0], model):
+            values = [accuracies_of(state, domain, model).get(pathway, {}).get(measure) for domain in domains]
             table.add_row(model, pathway, *[percent(v) for v in values], percent(mean_of_known(values)))
     return table
 

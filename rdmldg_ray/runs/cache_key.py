@@ -1,12 +1,12 @@
-"""Content addresses: what a stage's output depends on, and nothing else, as one hash.
+"""Content keys: what a stage's output depends on, and nothing else, as one hash.
 
-Two stages with the same address give the same output, whatever runs they belong to. So trials of a
+Two stages with the same key give the same output, whatever runs they belong to. So trials of a
 sweep that share a prefix of stages compute it once: those that differ only in SARR share MTCT, those
 that differ only in the filter share the draws as well.
 
-An address is made of all settings *but* those that are known not to matter to the stage: a setting
+A key is made of all settings *but* those that are known not to matter to the stage: a setting
 that somebody adds later then separates stages until it is entered here, and never shares wrongly.
-What acts only through the stage's inputs comes in with their addresses.
+What acts only through the stage's inputs comes in with their keys.
 """
 
 import hashlib
@@ -19,7 +19,8 @@ from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.config.load import changes_no_result, flatten_settings
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.runs.plan import Kind, Stage, plan_stages
+from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.store import Kind, Stage
 
 _ALWAYS = ("name", "storage", "data.held_out", "sarr.rounds", "evaluation")
 """Settings that no stage but an evaluation depends on: which folds and how many rounds are run does not
@@ -53,17 +54,17 @@ _IRRELEVANT: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def stage_addresses(config: Config, info: DatasetInfo, stages: list[Stage]) -> dict[str, str]:
-    """The address of each stage of a plan, 64 hexadecimal digits by the stage's name.
+def stage_keys(config: Config, info: DatasetInfo, stages: list[Stage]) -> dict[str, str]:
+    """The key of each stage of a plan, 64 hexadecimal digits by the stage's name.
 
     Args:
         stages: in order, as ``plan_stages`` makes them: inputs before what depends on them.
     """
     settings = flatten_settings(config.model_dump(mode="json"))
-    addresses: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for stage in stages:
-        inputs = [addresses[name] for name in _inputs(stage)]
-        addresses[stage.name] = _hash(
+        inputs = [keys[name] for name in _inputs(stage)]
+        keys[stage.name] = _hash(
             {
                 "version": __version__,
                 "prompts": PROMPT_VERSION,
@@ -75,18 +76,18 @@ def stage_addresses(config: Config, info: DatasetInfo, stages: list[Stage]) -> d
                 "inputs": inputs,
             }
         )
-    return addresses
+    return keys
 
 
 def count_shared(configs: Iterable[Config], info: DatasetInfo) -> dict[Kind, tuple[int, int]]:
-    """For each kind of stage, how many a group's runs have in their plans, and how many addresses."""
+    """For each kind of stage, how many a group's runs have in their plans, and how many keys."""
     found: dict[Kind, list[str]] = {}
     for config in configs:
         stages = plan_stages(config, info)
-        addresses = stage_addresses(config, info, stages)
+        keys = stage_keys(config, info, stages)
         for stage in stages:
-            found.setdefault(stage.kind, []).append(addresses[stage.name])
-    return {kind: (len(addresses), len(set(addresses))) for kind, addresses in found.items()}
+            found.setdefault(stage.kind, []).append(keys[stage.name])
+    return {kind: (len(keys), len(set(keys))) for kind, keys in found.items()}
 
 
 def relevant_settings(settings: dict[str, Any], kind: Kind) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from rich.table import Table
 
 from rdmldg_ray.config.schema import Config, SarrConfig
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.runs.plan import Kind, Stage, count_samples, keeps_engines, plan_stages
+from rdmldg_ray.runs.plan import count_samples, plan_stages
+from rdmldg_ray.runs.serving import keeps_engines
+from rdmldg_ray.runs.store import Kind, Stage
 
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
@@ -53,9 +55,9 @@ class Calibration(_File):
     max_attempts: Annotated[int, Field(gt=0)]
     """Most draws for an image, in the measured run."""
     candidates_per_image: _Positive
-    """Draws until a chain was kept or the limit reached."""
-    kept_share: Annotated[float, Field(ge=0, le=1)]
-    """Images with a kept chain, of all."""
+    """Draws until a chain was accepted or the limit reached."""
+    share_with_chain: Annotated[float, Field(ge=0, le=1)]
+    """Images with an accepted chain, of all."""
     answers_per_s: _Positive
     """Of one engine, over the pathways that the run evaluated."""
     bytes_per_training: _NotNegative
@@ -102,7 +104,7 @@ def estimate(config: Config, info: DatasetInfo, rates: Calibration, state: dict[
     """Estimates by kind of stage, in the order in which a run has them; idle engines are not counted.
 
     Args:
-        state: what of the run is complete already, as ``Pipeline.state`` gives it.
+        state: what of the run is complete already, as ``Run.state`` gives it.
     """
     rows: dict[Kind, Estimate] = {}
     for stage, load in plan_loads(config, plan_stages(config, info)):
@@ -171,16 +173,16 @@ def _epochs(config: Config, stage: Stage) -> int:
 
 
 def _draws_and_share(sarr: SarrConfig, rates: Calibration) -> tuple[float, float]:
-    """Candidates for each image, and the share of images with a kept chain.
+    """Candidates for each image, and the share of images with an accepted chain.
 
     As measured, where the limit of draws is the measured run's. For another limit they are scaled as if
-    every draw were kept with the same probability p, the measured one: of m draws at most, (1-(1-p)^m)/p
+    every draw were accepted with the same probability p, the measured one: of m draws at most, (1-(1-p)^m)/p
     are made on average and 1-(1-p)^m of the images have a chain (the geometric distribution).
     """
-    kept = rates.kept_share / rates.candidates_per_image
+    kept = rates.share_with_chain / rates.candidates_per_image
     before, now = (1 - (1 - kept) ** most for most in (rates.max_attempts, sarr.max_attempts))
     grown = now / before if kept else 1.0
-    share = min(1.0, rates.kept_share * grown)
+    share = min(1.0, rates.share_with_chain * grown)
     if sarr.sampling == "fixed":
         return sarr.max_attempts, share
     draws = rates.candidates_per_image * grown if kept else sarr.max_attempts
@@ -213,7 +215,7 @@ def calibrate(
     """The rates of a finished run.
 
     Args:
-        state: the run's, as ``Pipeline.state`` gives it.
+        state: the run's, as ``Run.state`` gives it.
         step_rates: images a second over the steps of a training stage, of all workers, by its name; of
             stages that were not interrupted.
         sizes: bytes that lie below the folder of each stage.
@@ -257,7 +259,7 @@ def calibrate(
         tokens_per_candidate=sum(state[stage.name]["tokens"] for stage in drawn) / candidates,
         max_attempts=config.sarr.max_attempts,
         candidates_per_image=candidates / images,
-        kept_share=sum(state[stage.name]["images_with_chain"] for stage in drawn) / images,
+        share_with_chain=sum(state[stage.name]["images_with_chain"] for stage in drawn) / images,
         answers_per_s=answers / _seconds(state, answered) / engines,
         bytes_per_training=sum(sizes[stage.name] for stage in trained) / len(trained),
         bytes_per_candidate=sum(sizes[stage.name] for stage in drawn) / candidates,
@@ -305,7 +307,7 @@ def print_estimate(
         draws, share = _draws_and_share(config.sarr, rates)
         console.print(
             f"rounds as in the measured run: {draws:.2f} draws for an image, {share:.0%} of images with a "
-            f"kept chain (edit candidates_per_image and kept_share to try others)",
+            f"accepted chain (edit candidates_per_image and share_with_chain to try others)",
             highlight=False,
         )
     if rates.model != config.model.path:

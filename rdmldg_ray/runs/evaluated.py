@@ -9,9 +9,9 @@ from rich.console import Console
 
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.runs.pipeline import Pipeline
-from rdmldg_ray.runs.resolve import RunRef
 from rdmldg_ray.runs.results import RunResults, read_run
+from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.store import RunStore
 from rdmldg_ray.storage import exists, join, read_table, write_table
 
 
@@ -20,7 +20,7 @@ class EvaluatedFold:
     """A held-out domain of a run, with at least one evaluation."""
 
     run: RunResults
-    pipeline: Pipeline
+    pipeline: Run
     held_out: str
     session: Callable[[Config], AbstractContextManager[None]]
     """Connects to Ray for the time of a block."""
@@ -28,12 +28,12 @@ class EvaluatedFold:
     @property
     def folder(self) -> str:
         """Where the fold's analyses lie."""
-        return join(self.run.location, self.held_out, "analyses")
+        return self.run.store.analyses_uri(self.held_out)
 
     @property
     def run_folder(self) -> str:
         """Where the analyses of all of the run's folds lie."""
-        return join(self.run.location, "analyses")
+        return self.run.store.analyses_uri()
 
     @property
     def models(self) -> list[str]:
@@ -41,7 +41,7 @@ class EvaluatedFold:
         return self.run.models(self.held_out)
 
     def predictions(self, model: str) -> pa.Table:
-        """In ``evaluation.predict.PREDICTION_SCHEMA``."""
+        """In ``evaluation.predictions.PREDICTION_SCHEMA``."""
         return self.run.predictions(self.held_out, model)
 
     def probe_samples(self) -> pa.Table:
@@ -69,7 +69,7 @@ class EvaluatedFold:
 
 
 def open_fold(
-    run: RunRef,
+    run: RunStore,
     held_out: str | None,
     *,
     console: Console,
@@ -83,10 +83,8 @@ def open_fold(
     found = read_run(run.root, run.name)
     if not found.held_out or (held_out and held_out not in found.held_out):
         raise ValueError(
-            f"{run.location}: no evaluation of {held_out or 'a domain'}; there is "
+            f"{run.uri}: no evaluation of {held_out or 'a domain'}; there is "
             f"{', '.join(found.held_out) or 'none'}"
         )
-    # Runs are copied from place to place; the data set is where the run is.
-    config = found.config.model_copy(update={"storage": run.root})
-    pipeline = Pipeline(config, read_dataset_info(run.root, config.data.dataset), console)
+    pipeline = Run(found.config, read_dataset_info(run.root, found.config.data.dataset), console)
     return EvaluatedFold(found, pipeline, held_out=held_out or found.held_out[0], session=session)

@@ -10,40 +10,46 @@ from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.runs.estimate import Calibration, calibrate
 from rdmldg_ray.runs.results import RunResults
+from rdmldg_ray.runs.store import Stage
 from rdmldg_ray.storage import absolute, download_folder, exists, join
 
 
 def find_candidates(run: RunResults, held_out: str | None, round_number: int) -> str:
-    """Where a round's candidates lie, complete or not; by default those of the run's first domain.
+    """Where a round's candidates lie, complete or not; by default those of the run's first fold.
 
     Raises:
         ValueError: when there are none.
     """
-    for file in run.files:
-        folder, _, _ = file.rpartition("/")
-        domain = folder.removeprefix(f"{run.location}/").split("/")[0]
-        if folder.endswith(f"/sarr-{round_number}/candidates") and held_out in (None, domain):
-            return folder
+    for stage in run.stages():
+        if (stage.kind, stage.round) == ("generate", round_number) and held_out in (None, stage.held_out):
+            return run.store.candidates_uri(stage.held_out, stage.model)
     raise ValueError(
         f"{run.location}: no candidates of round {round_number} for {held_out or 'any domain'}; correct "
         "--round or --held-out, or look how far the run is with `rdmldg status`"
     )
 
 
-def find_adapter(run: RunResults, held_out: str | None, stage: str | None) -> str:
-    """The adapter that a training left; by default that of the run's first domain and its last stage.
+def find_adapter(run: RunResults, held_out: str | None, model: str | None) -> str:
+    """The adapter that a training left; by default the last one of the run's first fold with any.
 
     Raises:
         ValueError: when there is none.
     """
-    ending = f"/adapter/{PARITY_FILE}"
-    found = [file.removesuffix(f"/{PARITY_FILE}") for file in run.files if file.endswith(ending)]
-    trained = {adapter: adapter.removeprefix(f"{run.location}/").split("/") for adapter in found}
-    domains = [domain for domain, *_ in trained.values()]
-    for adapter, (domain, model, *_) in reversed(trained.items()):
-        if domain == (held_out or domains[0]) and stage in (None, model):
+    trained = [stage for stage in run.stages() if _adapter_of(run, stage)]
+    first = held_out or (trained[0].held_out if trained else None)
+    for stage in reversed(trained):
+        adapter = _adapter_of(run, stage)
+        if adapter and stage.held_out == first and model in (None, stage.model):
             return adapter
-    raise ValueError(f"{run.location}: no adapter of {stage or 'any stage'} for {held_out or 'any domain'}")
+    raise ValueError(f"{run.location}: no adapter of {model or 'any stage'} for {held_out or 'any domain'}")
+
+
+def _adapter_of(run: RunResults, stage: Stage) -> str | None:
+    """The adapter of a training that has left one whole; its parity set is written last."""
+    if stage.kind not in ("mtct", "train"):
+        return None
+    adapter = run.store.adapter_uri(stage.held_out, stage.model)
+    return adapter if adapter and join(adapter, PARITY_FILE) in run.files else None
 
 
 def check_adapter(location: str) -> str:

@@ -3,49 +3,12 @@
 Imports neither torch nor ray, so that planning a run is instant.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 from rdmldg_ray.config.load import ConfigError
-from rdmldg_ray.config.schema import Config, EnginesConfig
+from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.domainbed.folds import fold_domains, plan_folds
 from rdmldg_ray.domainbed.splits import split_indices
-
-Kind = Literal["mtct", "generate", "train", "evaluate"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of Algorithm 1 for one held-out domain; ``name`` is also its folder below the run."""
-
-    held_out: str
-    """A fold: the held-out domain, or several joined by ``+``."""
-    kind: Kind
-    round: int
-    """0 for MTCT and for evaluations before SARR, 1..N for SARR; -1 for zero-shot."""
-
-    @property
-    def model(self) -> str:
-        """Which model the stage works with or makes: ``zero-shot``, ``mtct`` or ``sarr-<k>``."""
-        return "zero-shot" if self.round < 0 else "mtct" if self.round == 0 else f"sarr-{self.round}"
-
-    @property
-    def name(self) -> str:
-        if self.kind == "evaluate":
-            return f"{self.held_out}/evaluation/{self.model}"
-        folder = f"{self.held_out}/{self.model}"
-        return f"{folder}/candidates" if self.kind == "generate" else folder
-
-
-def keeps_engines(engines: EnginesConfig) -> bool:
-    """Whether idle engines stay while a stage trains.
-
-    An idle engine on CPU costs some memory and saves its start, half a minute; one on a GPU holds
-    most of the memory that training needs.
-    """
-    keep = engines.keep_while_training
-    return engines.gpus_per_engine == 0 if keep is None else keep
+from rdmldg_ray.runs.store import Stage
 
 
 def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
@@ -80,8 +43,8 @@ def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:
     data = config.data
     sizes = {}
     for number, domain in enumerate(info.environments):
-        kept, held = split_indices(info.size(domain), data.trial_seed, number, data.holdout_fraction)
-        sizes[domain] = (len(kept), len(held))
+        inside, outside = split_indices(info.size(domain), data.trial_seed, number, data.holdout_fraction)
+        sizes[domain] = (len(inside), len(outside))
     part = 1 if stage.kind == "evaluate" else 0
     held_out = fold_domains(stage.held_out)
     images = sum(size[part] for domain, size in sizes.items() if domain not in held_out)

@@ -1,27 +1,16 @@
 """Filter the stored candidates of a run anew: a new run with other chains, without an engine."""
 
 import time
-from typing import Any
 
-from rdmldg_ray.config.load import ConfigError, dump_config, override_config, parse_config
+from rdmldg_ray.config.load import ConfigError, override_config
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.runs.store import RunStore, Stage, State, stages_of, write_fold_state
 from rdmldg_ray.sarr.selection import select_chains
-from rdmldg_ray.storage import (
-    exists,
-    folder_prefix,
-    join,
-    list_files,
-    read_bytes,
-    read_json,
-    write_bytes,
-    write_json,
-)
+from rdmldg_ray.storage import copy_folder, write_json
 
 # What the filter decides; anything else would have changed what was generated.
 _SETTINGS = ("sarr.filter.", "sarr.best_by=", "sarr.without_chain=")
-
-State = dict[str, dict[str, Any]]
 
 
 def refilter_run(
@@ -45,70 +34,64 @@ def refilter_run(
         ConfigError: for settings that are not the filter's.
         ValueError: when the run has no such round, or the new one exists.
     """
-    location = join(root, "runs", run)
-    if not exists(join(location, "config.yaml")):
-        raise ValueError(f"{location}: no run here; give the name of a run, and its --storage")
-    into = into or _free_name(root, run)
-    target = join(root, "runs", into)
-    if exists(join(target, "config.yaml")):
-        raise ValueError(f"{target}: exists already; give another name with --into")
-    config = _new_config(
-        root, parse_config(read_bytes(join(location, "config.yaml")).decode()), overrides, into
-    )
-    old = read_json(join(location, "state.json")) if exists(join(location, "state.json")) else {}
-    if not any(name.endswith(f"/sarr-{round_number}/candidates") for name in old):
-        raise ValueError(f"{location}: no complete candidates of round {round_number} to filter")
+    old = RunStore(root, run)
+    if not old.exists():
+        raise ValueError(f"{old.uri}: no run here; give the name of a run, and its --storage")
+    new = RunStore(root, into or _free_name(root, run))
+    if new.exists():
+        raise ValueError(f"{new.uri}: exists already; give another name with --into")
+    config = _new_config(old.read_config(), overrides, new.name)
+    state = old.state()
+    rounds = [stage for stage in stages_of(state, "generate") if stage.round == round_number]
+    if not rounds:
+        raise ValueError(f"{old.uri}: no complete candidates of round {round_number} to filter")
 
     classes = list(read_dataset_info(root, config.data.dataset).classes)
-    state: State = {}
-    for name, entry in old.items():
-        if _before(name, round_number):
-            _copy_outputs(location, target, name)
-            state[name] = entry
-        elif name.endswith(f"/sarr-{round_number}/candidates"):
-            started = time.perf_counter()
-            folder = name.removesuffix("/candidates")
-            summary = select_chains(join(location, folder), join(target, folder), classes, config.sarr)
-            state[name] = {"seconds": round(time.perf_counter() - started, 1), **summary}
-    write_json(join(target, "refiltered.json"), {"run": run, "round": round_number, "settings": overrides})
-    write_bytes(join(target, "config.yaml"), dump_config(config).encode())
-    write_json(join(target, "state.json"), state)
-    return into, state
+    made: State = {}
+    for name in state:
+        stage = Stage.parse(name)
+        if stage.round < round_number:
+            _copy_outputs(old, new, stage)
+            made[name] = state[name]
+    for stage in rounds:
+        started = time.perf_counter()
+        summary = select_chains(
+            drawn=old.round_uri(stage.held_out, stage.model),
+            selected=new.round_uri(stage.held_out, stage.model),
+            class_names=classes,
+            config=config.sarr,
+        )
+        made[stage.name] = {"seconds": round(time.perf_counter() - started, 1), **summary}
+    write_json(new.refiltered_uri(), {"run": run, "round": round_number, "settings": overrides})
+    new.write_config(config)
+    for held_out in dict.fromkeys(Stage.parse(name).held_out for name in made):
+        mine = {name: entry for name, entry in made.items() if Stage.parse(name).held_out == held_out}
+        write_fold_state(new, held_out, mine)
+    return new.name, made
 
 
-def _new_config(root: str, config: Config, overrides: list[str], into: str) -> Config:
+def _new_config(config: Config, overrides: list[str], into: str) -> Config:
     for override in overrides:
         if not override.startswith(_SETTINGS):
             raise ConfigError(
                 f"'{override}' is no setting of the filter; there are sarr.filter.*, sarr.best_by and "
                 "sarr.without_chain; for others, run again under another name"
             )
-    # The storage may have been moved since.
-    return override_config(config.model_copy(update={"storage": root}), [*overrides, f"name={into}"])
+    return override_config(config, [*overrides, f"name={into}"])
 
 
 def _free_name(root: str, run: str) -> str:
     name, number = f"{run}-refiltered", 1
-    while exists(join(root, "runs", name, "config.yaml")):
+    while RunStore(root, name).exists():
         number += 1
         name = f"{run}-refiltered-{number}"
     return name
 
 
-def _before(stage: str, round_number: int) -> bool:
-    """Whether a stage comes before a round, by the model in its name."""
-    _, _, rest = stage.partition("/")
-    model = rest.removeprefix("evaluation/").split("/")[0]
-    number = model.removeprefix("sarr-")
-    return not model.startswith("sarr-") or int(number) < round_number
-
-
-def _copy_outputs(location: str, target: str, stage: str) -> None:
-    files = list_files(join(location, stage))
-    # A round's candidates are a stage, and what was kept of them lies beside them.
-    if stage.endswith("/candidates"):
-        files = list_files(join(location, stage.removesuffix("/candidates")))
-    prefix = folder_prefix(location)
-    for file in files:
-        if "/checkpoints/" not in file.removeprefix(prefix):
-            write_bytes(join(target, file.removeprefix(prefix)), read_bytes(file))
+def _copy_outputs(old: RunStore, new: RunStore, stage: Stage) -> None:
+    # What was selected of a round's candidates lies beside them, in the folder of its training.
+    source, target = (
+        store.round_uri(stage.held_out, stage.model) if stage.kind == "generate" else store.stage_uri(stage)
+        for store in (old, new)
+    )
+    copy_folder(source, target, lambda name: not name.startswith("checkpoints/"))

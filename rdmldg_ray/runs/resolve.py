@@ -3,27 +3,13 @@
 import difflib
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from rdmldg_ray.config.schema import Config
-from rdmldg_ray.storage import absolute, exists, join, list_folders
+from rdmldg_ray.runs.store import RunStore, runs_uri
+from rdmldg_ray.storage import absolute, exists, list_folders
 
-_RUNS = "runs"
 _WILDCARDS = "*?["
-CONFIG_FILE = "config.yaml"
 DEFAULT_STORAGE = Config().storage
-
-
-@dataclass(frozen=True)
-class RunRef:
-    """A run's name, and the storage that it lies on."""
-
-    root: str
-    name: str
-
-    @property
-    def location(self) -> str:
-        return join(self.root, _RUNS, self.name)
 
 
 def storage_root(storage: str | None) -> str:
@@ -31,7 +17,7 @@ def storage_root(storage: str | None) -> str:
     return absolute(storage or DEFAULT_STORAGE)
 
 
-def parse_run(named: str, storage: str | None = None) -> RunRef:
+def parse_run(named: str, storage: str | None = None) -> RunStore:
     """Storage and name of a run; the name may hold wildcards, and nothing is looked up.
 
     Args:
@@ -43,28 +29,31 @@ def parse_run(named: str, storage: str | None = None) -> RunRef:
         ValueError: for a path that cannot be a run's folder.
     """
     if "/" not in named:
-        return RunRef(storage_root(storage), named)
-    root, _, name = absolute(named).rstrip("/").rpartition("/")
-    root, _, folder = root.rpartition("/")
-    if folder != _RUNS or not root or root.endswith("/"):
-        raise ValueError(f"{named}: no run's folder; give a run's name, or a path <storage>/{_RUNS}/<run>")
-    return RunRef(root, name)
+        return RunStore(storage_root(storage), named)
+    found = RunStore.at(absolute(named).rstrip("/"))
+    if found is None:
+        raise ValueError(f"{named}: no run's folder; give a run's name, or a path <storage>/runs/<run>")
+    return found
 
 
-def resolve_runs(named: Iterable[str], storage: str | None = None, having: str = CONFIG_FILE) -> list[RunRef]:
+def resolve_runs(
+    named: Iterable[str], storage: str | None = None, with_results: bool = False
+) -> list[RunStore]:
     """The runs that are meant, each once, in the order given; those of a wildcard by name.
 
     Args:
         named: as ``parse_run`` takes them.
-        having: a file that a run must have.
+        with_results: whether only runs with results are meant.
 
     Raises:
         ValueError: when there is no such run.
     """
-    return list(dict.fromkeys(run for one in named for run in _resolve(parse_run(one, storage), having)))
+    return list(
+        dict.fromkeys(run for one in named for run in _resolve(parse_run(one, storage), with_results))
+    )
 
 
-def resolve_run(named: str, storage: str | None = None) -> RunRef:
+def resolve_run(named: str, storage: str | None = None) -> RunStore:
     """The one run that is meant; as ``resolve_runs``.
 
     Raises:
@@ -77,15 +66,16 @@ def resolve_run(named: str, storage: str | None = None) -> RunRef:
     return found[0]
 
 
-def _resolve(run: RunRef, having: str) -> list[RunRef]:
+def _resolve(run: RunStore, with_results: bool) -> list[RunStore]:
     names = [run.name]
+    there = list_folders(runs_uri(run.root))
     if any(character in run.name for character in _WILDCARDS):
-        names = fnmatch.filter(list_folders(join(run.root, _RUNS)), run.name)
-    candidates = [RunRef(run.root, name) for name in names]
-    found = [candidate for candidate in candidates if exists(join(candidate.location, having))]
+        names = fnmatch.filter(there, run.name)
+    candidates = [RunStore(run.root, name) for name in names]
+    found = [one for one in candidates if (exists(one.results_uri) if with_results else one.exists())]
     if not found:
-        lacks = "no run here" if having == CONFIG_FILE else f"no run here with a {having}"
-        near = difflib.get_close_matches(run.name, list_folders(join(run.root, _RUNS)), n=1)
+        lacks = "no run with results here" if with_results else "no run here"
+        near = difflib.get_close_matches(run.name, there, n=1)
         meant = f"; did you mean '{near[0]}'?" if near and near[0] != run.name else ""
-        raise ValueError(f"{run.location}: {lacks}; correct the run's name, or --storage{meant}")
+        raise ValueError(f"{run.uri}: {lacks}; correct the run's name, or --storage{meant}")
     return found

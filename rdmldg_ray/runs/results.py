@@ -1,89 +1,131 @@
-"""A run as it lies on storage, read for people to look at: complete or not, one fold or many."""
+"""What a run has left on storage, complete or not, one fold or many."""
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rdmldg_ray.config.load import parse_config
 from rdmldg_ray.config.schema import Config
-from rdmldg_ray.report.tables import State, held_out_domains, models
-from rdmldg_ray.runtime.versions import VERSIONS_FILE
-from rdmldg_ray.storage import StorageError, exists, join, list_entries, read_bytes, read_json, read_table
+from rdmldg_ray.domainbed.records import RECORD_COLUMNS, make_records
+from rdmldg_ray.evaluation.predictions import read_predictions
+from rdmldg_ray.runs.store import (
+    RunStore,
+    Stage,
+    State,
+    accuracies_of,
+    evaluated_folds,
+    evaluated_models,
+    stages_of,
+)
+from rdmldg_ray.sarr.candidates import read_candidates
+from rdmldg_ray.storage import folder_prefix, list_entries, read_bytes, read_table, write_bytes
 
 
 @dataclass(frozen=True)
 class RunResults:
     """What a run has written so far."""
 
-    name: str
-    root: str
+    store: RunStore
     config: Config
     state: State
     files: dict[str, int]
     """Everything below the run's folder, with its size in bytes."""
 
     @property
+    def name(self) -> str:
+        return self.store.name
+
+    @property
+    def root(self) -> str:
+        return self.store.root
+
+    @property
     def location(self) -> str:
-        return join(self.root, "runs", self.name)
+        return self.store.uri
 
     @property
     def held_out(self) -> list[str]:
-        return held_out_domains(self.state)
+        """Folds that have an evaluation."""
+        return evaluated_folds(self.state)
 
     def models(self, held_out: str) -> list[str]:
-        return models(self.state, held_out)
+        """Models that were evaluated for a fold: ``zero-shot``, ``mtct``, ``sarr-1``, ..."""
+        return evaluated_models(self.state, held_out)
 
     def accuracy(self, held_out: str, model: str) -> dict[str, dict[str, float]]:
-        """Shares of right answers by pathway, then by ``target_in``, ``target_all`` and ``validation``."""
-        return self.state[f"{held_out}/evaluation/{model}"]["accuracy"]
+        """Shares of right answers by pathway, then by ``target_in``, ``target_all`` and ``validation``.
 
-    def read(self, *path: str) -> bytes | None:
+        Raises:
+            ValueError: for a fold or model that was not evaluated.
+        """
+        found = accuracies_of(self.state, held_out, model)
+        if not found:
+            known = ", ".join(f"{fold} ({', '.join(self.models(fold))})" for fold in self.held_out)
+            raise ValueError(f"run '{self.name}': no evaluation of {model} for {held_out}; there is: {known}")
+        return found
+
+    def read(self, location: str) -> bytes | None:
         """A file of the run; None when it is not there."""
-        location = join(self.location, *path)
         return read_bytes(location) if location in self.files else None
 
-    def stage_bytes(self, stage: str) -> int:
+    def stage_bytes(self, name: str) -> int:
         """What a stage left; a round's candidates are a stage of their own below its training."""
-        folder = f"{join(self.location, stage)}/"
-        inner = f"{folder}candidates/"
-        mine = [file for file in self.files if file.startswith(folder) and not file.startswith(inner)]
+        folder = f"{self.store.stage_uri(Stage.parse(name))}/"
+        stage = Stage.parse(name)
+        inner = (
+            f"{self.store.candidates_uri(stage.held_out, stage.model)}/" if stage.kind == "train" else None
+        )
+        mine = [f for f in self.files if f.startswith(folder) and not (inner and f.startswith(inner))]
         return sum(self.files[file] for file in mine)
 
     def predictions(self, held_out: str, model: str) -> pa.Table:
         """In ``evaluation.predict.PREDICTION_SCHEMA``."""
-        return read_table(join(self.location, held_out, "evaluation", model, "predictions.parquet"))
+        return read_predictions(self.store.predictions_uri(held_out, model))
 
     def rounds(self, held_out: str) -> list[str]:
         """Rounds whose candidates are complete: ``sarr-1``, ..."""
-        parts = [name.split("/") for name in self.state if name.endswith("/candidates")]
-        return [part[1] for part in parts if part[0] == held_out]
+        return [stage.model for stage in stages_of(self.state, "generate", held_out)]
 
     def rejections(self, held_out: str, model: str) -> pa.Table | None:
         """In ``sarr.selection.REJECTION_SCHEMA``; None where a run did not leave them."""
-        location = join(self.location, held_out, model, "rejections.parquet")
+        location = self.store.rejections_uri(held_out, model)
         return read_table(location) if location in self.files else None
 
     def candidates(self, held_out: str, model: str) -> pa.Table:
         """In ``sarr.candidates.CANDIDATE_SCHEMA``."""
-        return read_table(join(self.location, held_out, model, "candidates"))
+        return read_candidates(self.store.candidates_uri(held_out, model))
 
     def metrics(self) -> dict[str, list[dict[str, float | None]]]:
         """Training metrics by stage, ``<held-out domain>/<model>``, a row for each step."""
         found = {}
-        for file in sorted(self.files):
-            if file.endswith("/metrics.jsonl"):
-                stage = "/".join(file.split("/")[-3:-1])
-                found[stage] = [json.loads(line) for line in read_bytes(file).splitlines()]
+        for stage in self.stages():
+            data = self.read(self.store.metrics_uri(stage.held_out, stage.model))
+            if stage.kind in ("mtct", "train") and data is not None:
+                found[stage.name] = [json.loads(line) for line in data.splitlines()]
         return found
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that the run was started with; empty for older runs."""
-        data = self.read(VERSIONS_FILE)
+        data = self.read(self.store.versions_uri)
         return json.loads(data) if data else {}
+
+    def stages(self) -> list[Stage]:
+        """Stages that have left files, complete or not: fold by fold in the order of the plan."""
+        prefix = folder_prefix(self.location)
+        found = set()
+        for name in {file.removeprefix(prefix).rpartition("/")[0] for file in self.files}:
+            # A stage's files lie in its folder or below.
+            parts = name.split("/")
+            for length in range(2, len(parts) + 1):
+                with suppress(ValueError):  # other folders than a stage's
+                    found.add(Stage.parse("/".join(parts[:length])))
+        kinds = ("mtct", "generate", "train", "evaluate")
+        folds = self.store.in_planned_order({stage.held_out for stage in found})
+        return sorted(found, key=lambda s: (folds.index(s.held_out), s.round, kinds.index(s.kind)))
 
 
 def read_run(root: str, name: str) -> RunResults:
@@ -92,14 +134,55 @@ def read_run(root: str, name: str) -> RunResults:
     Raises:
         StorageError: when there is none.
     """
-    location = join(root, "runs", name)
-    if not exists(join(location, "config.yaml")):
-        raise StorageError(f"{location}: no run here; correct the run's name, or --storage")
-    config = parse_config(read_bytes(join(location, "config.yaml")).decode())
-    state_file = join(location, "state.json")
-    state = read_json(state_file) if exists(state_file) else {}
-    files = {entry.location: entry.size for entry in list_entries(location)}
-    return RunResults(name, root, config, state, files)
+    store = RunStore(root, name)
+    config = store.read_config()
+    files = {entry.location: entry.size for entry in list_entries(store.uri)}
+    return RunResults(store, config, store.state(), files)
+
+
+def write_results(
+    store: RunStore, config: Config, environments: Sequence[str], newest: Stage | None = None
+) -> None:
+    """Write a run's ``results.jsonl`` from its predictions, replacing it whole.
+
+    Args:
+        environments: of the data set.
+        newest: an evaluation whose predictions are written and that is not entered as complete yet.
+    """
+    lines = []
+    evaluated = stages_of(store.state(), "evaluate")
+    for stage in [*evaluated, *([newest] if newest and newest not in evaluated else [])]:
+        predictions = read_predictions(store.predictions_uri(stage.held_out, stage.model), RECORD_COLUMNS)
+        records = make_records(
+            predictions=predictions,
+            config=config,
+            environments=environments,
+            model=stage.model,
+            step=stage.round + 1,
+        )
+        lines += [json.dumps(record) for record in records]
+    write_bytes(store.results_uri, "".join(f"{line}\n" for line in lines).encode())
+
+
+def rejected_by_round(state: State) -> list[dict[str, Any]]:
+    """Share of the model's own chains that the filter rejected, and of images left without one.
+
+    Returns:
+        ``held_out``, ``round``, ``candidates``, ``rejected``, ``without_chain`` (shares).
+    """
+    rows = []
+    for stage in stages_of(state, "generate"):
+        entry = state[stage.name]
+        rows.append(
+            {
+                "held_out": stage.held_out,
+                "round": stage.round,
+                "candidates": entry["candidates"],
+                "rejected": 1 - entry["accepted"] / entry["candidates"],
+                "without_chain": 1 - entry["images_with_chain"] / entry["images"],
+            }
+        )
+    return rows
 
 
 def confusion(predictions: pa.Table, classes: Sequence[str]) -> list[list[int]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.runs.estimate import Calibration, Estimate, estimate
-from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class RunPlan:
     """By kind of stage; None without a calibration."""
 
 
-def plan_run(pipeline: Pipeline, rates: Calibration | None = None) -> RunPlan:
+def plan_run(run: Run, rates: Calibration | None = None) -> RunPlan:
     """The plan of a run; writes nothing.
 
     Raises:
         ConfigError: when the run exists with other settings.
     """
-    pipeline.check_settings()
-    remaining = pipeline.remaining()
+    run.check_settings()
+    remaining = run.remaining()
     stages = []
-    for stage in pipeline.stages:
-        images, steps = pipeline.workload(stage)
+    for stage in run.stages:
+        images, steps = run.workload(stage)
         complete, at_most = stage not in remaining, stage.kind == "train"
         stages.append(PlannedStage(stage.name, images, steps, complete=complete, at_most=at_most))
-    config, info = pipeline.config, pipeline.info
-    estimated = estimate(config, info, rates, pipeline.state()) if rates else None
-    return RunPlan(config, pipeline.location, stages, estimated)
+    config, info = run.config, run.info
+    estimated = estimate(config, info, rates, run.state()) if rates else None
+    return RunPlan(config, run.location, stages, estimated)

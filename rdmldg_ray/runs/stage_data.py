@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
-from rdmldg_ray.chains.store import read_chains
+from rdmldg_ray.chains.store import read_chain_file, read_chains
 from rdmldg_ray.config.schema import Config
-from rdmldg_ray.datasets.index import base_classes, sample_index, take_part
+from rdmldg_ray.datasets.index import base_classes, sample_index, take_split
 from rdmldg_ray.datasets.schema import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.folds import fold_domains
-from rdmldg_ray.runs.plan import Stage
-from rdmldg_ray.storage import join, list_files, read_table
+from rdmldg_ray.runs.store import RunStore, Stage
+from rdmldg_ray.storage import list_files
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,28 @@ class StageData:
     config: Config
     info: DatasetInfo
 
-    @property
-    def run(self) -> str:
-        """Where the run's outputs lie."""
-        return join(self.config.storage, "runs", self.config.name)
-
-    def source_index(self, held_out: str, part: Literal["in", "out"]) -> pa.Table:
-        """One part of the source domains; of the base classes alone, where the config says so."""
-        return self._trained_part(self._sources(held_out), part)
+    def source_index(self, held_out: str, split: Literal["in", "out"]) -> pa.Table:
+        """One split of the source domains; of the base classes alone, where the config says so."""
+        return self._trained_split(self._sources(held_out), split)
 
     def evaluation_set(self, held_out: str) -> pa.Table:
-        """The sources' ``out`` parts and the whole held-out domain, with ``part`` and ``held_out``."""
+        """The sources' ``out`` splits and the whole held-out domain, with ``split`` and ``held_out``."""
         data = self.config.data
         target = sample_index(self.config.storage, self.info, fold_domains(held_out))
         parts = [(self.source_index(held_out, "out"), "out", False)]
-        for part in ("in", "out"):
-            rows = take_part(target, self.info, part, data.trial_seed, data.holdout_fraction)
-            parts.append((rows, part, True))
+        for split in ("in", "out"):
+            rows = take_split(target, self.info, split, data.trial_seed, data.holdout_fraction)
+            parts.append((rows, split, True))
         return pa.concat_tables(
-            rows.append_column("part", pa.repeat(part, len(rows))).append_column(
+            rows.append_column("split", pa.repeat(split, len(rows))).append_column(
                 "held_out", pa.repeat(is_target, len(rows))
             )
-            for rows, part, is_target in parts
+            for rows, split, is_target in parts
         )
 
     def probe_set(self, held_out: str) -> pa.Table:
-        """The ``out`` parts of all domains, with the teacher's chains."""
-        samples = self.evaluation_set(held_out).filter(pc.field("part") == "out")
+        """The ``out`` splits of all domains, with the teacher's chains."""
+        samples = self.evaluation_set(held_out).filter(pc.field("split") == "out")
         return attach_chains(samples, *self._teacher_chains(self.info.environments))
 
     def training_set(self, stage: Stage) -> tuple[pa.Table, int]:
@@ -68,20 +63,20 @@ class StageData:
         """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``."""
         if self.config.mtct.weights.reasoning == 0:
             return
-        kept = 0
+        accepted = 0
         for domain in self._sources(stage.held_out):
-            samples = self._trained_part([domain], "in")
+            samples = self._trained_split([domain], "in")
             location = chains_location(self.config.storage, self.info.name, self.config.data.chains, domain)
             for file in list_files(location, ".parquet"):
-                chains = read_table(file, CHAIN_COLUMNS)
-                kept += len(attach_chains(samples, chains, location, may_be_none=True))
-        if not kept:
+                chains = read_chain_file(file, CHAIN_COLUMNS)
+                accepted += len(attach_chains(samples, chains, location, may_be_none=True))
+        if not accepted:
             self.training_set(stage)
 
-    def _trained_part(self, domains: Sequence[str], part: Literal["in", "out"]) -> pa.Table:
+    def _trained_split(self, domains: Sequence[str], split: Literal["in", "out"]) -> pa.Table:
         data = self.config.data
         index = sample_index(self.config.storage, self.info, domains)
-        rows = take_part(index, self.info, part, data.trial_seed, data.holdout_fraction)
+        rows = take_split(index, self.info, split, data.trial_seed, data.holdout_fraction)
         if data.classes == "base":
             rows = rows.filter(pc.field("label").isin(base_classes(self.info.classes)))
         return rows
@@ -92,10 +87,10 @@ class StageData:
         return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)))
 
     def _own_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
-        location = join(self.run, stage.held_out, stage.model, "kept")
+        location = RunStore(self.config.storage, self.config.name).selected_uri(stage.held_out, stage.model)
         # A round that keeps no chain still trains, where its images are to be trained on something else.
         may_be_none = self.config.sarr.without_chain != "drop"
-        own = attach_chains(samples, read_table(location, CHAIN_COLUMNS), location, may_be_none)
+        own = attach_chains(samples, read_chain_file(location, CHAIN_COLUMNS), location, may_be_none)
         rest = samples.filter(pc.invert(pc.is_in(samples["id"], own["id"].combine_chunks())))
         match self.config.sarr.without_chain:
             case "teacher":

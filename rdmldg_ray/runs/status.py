@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.runs.plan import Stage, plan_stages
+from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.results import RunResults, read_run
+from rdmldg_ray.runs.store import Stage
 from rdmldg_ray.runtime.progress import PROGRESS_FILE
 from rdmldg_ray.storage import exists, join, read_json
 
@@ -65,7 +66,7 @@ def run_status(root: str, name: str) -> RunStatus:
 def _stage_status(run: RunResults, stage: Stage, current: bool) -> StageStatus:
     if stage.name in run.state:
         return StageStatus(stage.name, "complete", seconds=run.state[stage.name]["seconds"])
-    file = join(run.location, stage.name, PROGRESS_FILE)
+    file = join(run.store.stage_uri(stage), PROGRESS_FILE)
     if not current or not exists(file):
         return StageStatus(stage.name, "waiting")
     progress = read_json(file)

@@ -44,7 +44,8 @@ def describe_cluster() -> str:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
-    # Ray's own reader of this reply leaves out what the autoscaler finds no way to provide.
+    # Ray's own reader of this reply leaves out what the autoscaler finds no way to provide:
+    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/autoscaler/v2/schema.py#L218-L220
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     reply = GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=_STATUS_TIMEOUT_S))
     return (

@@ -43,7 +43,7 @@ class ProgressFile:
         """Record that ``done`` of ``total`` is done, with a word on how it goes."""
         now = time.monotonic()
         if last or now - self.written_at >= _WRITE_EVERY_S:
-            # A stage that goes on begins with what was done before.
+            # A stage that resumes begins with what was done before.
             started, begun = self.first = self.first or (now, done)
             eta_s = (now - started) / (done - begun) * (total - done) if done > begun else None
             state = {"done": done, "total": total, "text": text, "eta_s": eta_s, "written": time.time()}
@@ -66,7 +66,7 @@ class Bar:
     task: Any = None
     printed_at: float = 0.0
     file: ProgressFile | None = None
-    note: Callable[[], str] = str
+    note: Callable[[], str] = lambda: ""
 
     def update(self, done: int, total: int, text: str = "") -> None:
         """Show that ``done`` of ``total`` is done."""
@@ -82,7 +82,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(
-    console: Console, label: str, stage: str | None = None, note: Callable[[], str] = str
+    console: Console, label: str, stage: str | None = None, note: Callable[[], str] = lambda: ""
 ) -> Iterator[Bar]:
     """A bar for the time of the block, which with a stage's folder writes its progress file too.
 
@@ -110,7 +110,7 @@ def progress_bar(
 
 @contextmanager
 def follow_progress(
-    console: Console, label: str, stage: str, note: Callable[[], str] = str
+    console: Console, label: str, stage: str, note: Callable[[], str] = lambda: ""
 ) -> Iterator[None]:
     """Show a stage's progress file while the block runs."""
     finished = threading.Event()

@@ -21,6 +21,7 @@ def in_task(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
     import ray
 
     # DEFAULT, and not what a trial of Tune would hand down: its own placement group, which has no room.
+    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/air/execution/resources/placement_group.py#L35
     task: Any = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_call)
     result: T = ray.get(task.remote(function, arguments, named))
     return result

@@ -35,6 +35,8 @@ _PATIENCE = {"AWS_MAX_ATTEMPTS": "12", "AWS_RETRY_MODE": "standard"}
 _OWN_CLUSTER_SETTINGS = {
     # Despite its name it works everywhere: without it, Ray puts the network card's address in the
     # place of 127.0.0.1 and its servers listen on every interface.
+    # https://github.com/ray-project/ray/issues/26293
+    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/_private/services.py#L815-L819
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
 }

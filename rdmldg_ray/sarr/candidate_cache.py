@@ -1,4 +1,4 @@
-"""Draws that were made before, handed out again instead of being made once more.
+"""Candidates that were drawn before, handed out again instead of being drawn once more.
 
 An answer depends on the model, the sample's id, the number of the draw and the seed, and on nothing
 that the filter decides. So what one trial of a sweep has drawn serves all others of the same model: each
@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rdmldg_ray.engines.engine import ANSWER_SCHEMA, Request
+from rdmldg_ray.engines.engine import ANSWER_SCHEMA, GenerationRequest
 
 
 class Writer(Protocol):
     """What draws: an engine pool, or what stands before one."""
 
-    def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]: ...
+    def generate(self, samples: pa.Table, request: GenerationRequest) -> Iterator[pa.Table]: ...
 
 
-class Draws:
+class CandidateCache:
     """Stands before an engine pool, which it asks for only when there is something new to draw.
 
     Args:
@@ -37,10 +37,10 @@ class Draws:
         self.drawn_anew = 0
         """Draws that were made by the pool."""
 
-    def generate(self, samples: pa.Table, request: Request) -> Iterator[pa.Table]:
+    def generate(self, samples: pa.Table, request: GenerationRequest) -> Iterator[pa.Table]:
         """Answers in ``ANSWER_SCHEMA`` for the samples of an index: first those known, then new ones."""
         earlier = self._drawn.filter(
-            (pc.field("candidate") == request.attempt) & pc.field("id").isin(samples["id"].combine_chunks())
+            (pc.field("candidate") == request.candidate) & pc.field("id").isin(samples["id"].combine_chunks())
         )
         known = {row["id"]: row for row in earlier.to_pylist()}
         if known:
@@ -53,12 +53,12 @@ class Draws:
             yield from self._pool().generate(rest, request)
 
 
-def _answer(candidate: dict[str, Any], request: Request) -> dict[str, Any]:
+def _answer(candidate: dict[str, Any], request: GenerationRequest) -> dict[str, Any]:
     """What the engine answered when a candidate was drawn."""
     label_prob = candidate["label_prob"] if request.score_label else None
     return {
         "id": candidate["id"],
-        "attempt": candidate["candidate"],
+        "candidate": candidate["candidate"],
         "text": candidate["text"],
         "num_tokens": candidate["num_tokens"],
         "logprob": (candidate["mean_logprob"] or 0.0) * candidate["num_tokens"],

@@ -10,6 +10,7 @@ from rdmldg_ray.config.schema import FilterConfig
 from rdmldg_ray.datasets.schema import QUESTION_SCHEMA
 from rdmldg_ray.sarr.filter import judge
 from rdmldg_ray.sarr.scores import repetition
+from rdmldg_ray.storage import read_table
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -19,8 +20,8 @@ CANDIDATE_SCHEMA = pa.schema(
         ("candidate", pa.int32()),  # number of the draw for this image, from 0
         ("text", pa.string()),
         ("conclusion", pa.string()),
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),  # why it is rejected; null when kept
+        ("accepted", pa.bool_()),
+        ("reason", pa.string()),  # why it is rejected; null when accepted
         ("error", pa.string()),  # what is wrong with the image; null for nearly all
         ("num_tokens", pa.int32()),
         ("finished", pa.bool_()),  # ended by itself, not by the token limit
@@ -30,6 +31,11 @@ CANDIDATE_SCHEMA = pa.schema(
         ("repetition", pa.float64()),  # see sarr.scores
     ]
 )
+
+
+def read_candidates(location: str, columns: list[str] | None = None) -> pa.Table:
+    """Candidates as a round left them, or those of their columns that are wanted."""
+    return read_table(location, columns, renamed={"kept": "accepted"})
 
 
 def judge_answers(
@@ -55,7 +61,7 @@ def judge_answers(
             "id": sample_id,
             "label": samples[sample_id]["label"],
             "domain": samples[sample_id]["domain"],
-            "candidate": answer["attempt"],
+            "candidate": answer["candidate"],
             "text": answer["text"],
             "error": answer["error"],
             "num_tokens": num_tokens,
@@ -75,7 +81,7 @@ def judge_answers(
 def judged(row: Mapping[str, Any], class_names: list[str], config: FilterConfig) -> dict[str, Any]:
     """The columns of a candidate that the filter fills."""
     verdict = judge(row, class_names, config)
-    return {"conclusion": verdict.conclusion, "kept": verdict.kept, "reason": verdict.reason}
+    return {"conclusion": verdict.conclusion, "accepted": verdict.accepted, "reason": verdict.reason}
 
 
 def label_probabilities(answers: pa.Table) -> dict[str, float]:

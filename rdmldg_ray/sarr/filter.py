@@ -1,4 +1,4 @@
-"""Which of the model's own chains are kept: a plain function of a candidate and its label."""
+"""Which of the model's own chains are accepted: a plain function of a candidate and its label."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ _MOST = (
 def judge(candidate: Mapping[str, Any], class_names: list[str], config: FilterConfig) -> Verdict:
     """Judge one candidate.
 
-    Kept are chains of the five stages, once each and in order, whose conclusion is the label (the
+    Accepted are chains of the five stages, once each and in order, whose conclusion is the label (the
     paper's filter), within the configured bounds. The reasons of rejection are ``bad_image``,
     ``unfinished``, those of ``judge_text``, ``too_short``, ``too_long``, ``repetitive``,
     ``low_logprob``, ``low_label_prob`` and ``low_agreement``.
@@ -40,11 +40,11 @@ def judge(candidate: Mapping[str, Any], class_names: list[str], config: FilterCo
         return Verdict(conclusion_of(candidate["text"]), "unfinished")
     options = question_of(candidate, class_names).options
     verdict = judge_text(candidate["text"], candidate["label"], options)
-    return Verdict(verdict.conclusion, _beyond_bounds(candidate, config)) if verdict.kept else verdict
+    return Verdict(verdict.conclusion, _beyond_bounds(candidate, config)) if verdict.accepted else verdict
 
 
 def is_hopeless(candidate: Mapping[str, Any], config: FilterConfig) -> bool:
-    """Whether no other draw for the same image could be kept either."""
+    """Whether no other draw for the same image could be accepted either."""
     bound, score = config.min_label_prob, candidate["label_prob"]
     return bool(candidate["error"]) or (bound is not None and score is not None and score < bound)
 

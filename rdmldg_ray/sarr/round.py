@@ -7,15 +7,15 @@ import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.config.schema import SarrConfig
-from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.runtime.remote import in_task
+from rdmldg_ray.sarr.candidate_cache import Writer
 from rdmldg_ray.sarr.sampling import draw_candidates
-from rdmldg_ray.sarr.selection import CANDIDATES, select_chains, write_candidates
+from rdmldg_ray.sarr.selection import CANDIDATES_FOLDER, select_chains, write_candidates
 from rdmldg_ray.storage import delete_folder, join
 
 
 def generate_round(
-    pool: EnginePool,
+    writer: Writer,
     samples: pa.Table,
     class_names: list[str],
     config: SarrConfig,
@@ -27,13 +27,14 @@ def generate_round(
     """Let the model write chains for the samples of an index; see ``sarr.selection`` for what it leaves.
 
     Args:
+        writer: an engine pool, or what stands before one.
         model: the name of what writes, which is kept with every candidate.
         location: the round's folder.
 
     Returns:
         The round's summary.
     """
-    delete_folder(join(location, CANDIDATES))  # what an interrupted attempt left
+    delete_folder(join(location, CANDIDATES_FOLDER))  # what an interrupted attempt left
     parts = 0
 
     def write(candidates: pa.Table) -> None:
@@ -43,5 +44,13 @@ def generate_round(
         write_candidates(location, parts, candidates)
         parts += 1
 
-    draw_candidates(pool, samples, class_names, config, seed, write, progress)
+    draw_candidates(
+        writer=writer,
+        samples=samples,
+        class_names=class_names,
+        config=config,
+        seed=seed,
+        write=write,
+        progress=progress,
+    )
     return in_task(select_chains, location, location, class_names, config)

@@ -1,4 +1,4 @@
-"""Draw candidates: for every image once, then again only where none was kept; or k times for all."""
+"""Draw candidates: for every image once, then again only where none was accepted; or k times for all."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,14 @@ import pyarrow.compute as pc
 
 from rdmldg_ray.config.schema import SarrConfig
 from rdmldg_ray.datasets.schema import question_columns
-from rdmldg_ray.engines.engine import Request
-from rdmldg_ray.engines.pool import EnginePool
+from rdmldg_ray.engines.engine import GenerationRequest
+from rdmldg_ray.sarr.candidate_cache import Writer
 from rdmldg_ray.sarr.candidates import judge_answers, label_probabilities
 from rdmldg_ray.sarr.filter import is_hopeless
 
 
 def draw_candidates(
-    pool: EnginePool,
+    writer: Writer,
     samples: pa.Table,
     class_names: list[str],
     config: SarrConfig,
@@ -24,9 +24,9 @@ def draw_candidates(
 ) -> None:
     """Draw candidates for the samples of an index and hand them to ``write`` as they come.
 
-    Every candidate is written, kept or not, so that other thresholds can be tried without
+    Every candidate is written, accepted or not, so that other thresholds can be tried without
     generating again. An image that does not decode, or whose label is too improbable for the
-    filter, is drawn once: no other draw could be kept.
+    filter, is drawn once: no other draw could be accepted.
 
     Args:
         samples: an index, with ``label``.
@@ -38,19 +38,19 @@ def draw_candidates(
     with_chain: set[str] = set()
     hopeless: set[str] = set()
     pending, drawn = samples, 0
-    for attempt in range(config.max_attempts):
-        temperature = config.temperatures[min(attempt, len(config.temperatures) - 1)]
-        request = Request(
-            "reasoning",
-            attempt,
-            temperature,
-            config.top_p,
-            config.max_new_tokens,
-            seed,
-            score_label=attempt == 0,  # it does not change with the draw
+    for number in range(config.max_attempts):
+        temperature = config.temperatures[min(number, len(config.temperatures) - 1)]
+        request = GenerationRequest(
+            pathway="reasoning",
+            candidate=number,
+            temperature=temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            seed=seed,
+            score_label=number == 0,  # it does not change with the draw
         )
         drawn_before = drawn
-        for answers in pool.generate(pending, request):
+        for answers in writer.generate(pending, request):
             label_probs |= label_probabilities(answers)
             # Those of this batch alone: rows of a large index as Python's dicts would fill the driver.
             wanted = facts.filter(pc.is_in(facts["id"], answers["id"].combine_chunks()))
@@ -58,10 +58,10 @@ def draw_candidates(
             candidates = judge_answers(answers, known, label_probs, class_names, config.filter)
             write(candidates)
             rows = candidates.to_pylist()
-            with_chain.update(row["id"] for row in rows if row["kept"])
+            with_chain.update(row["id"] for row in rows if row["accepted"])
             hopeless.update(row["id"] for row in rows if is_hopeless(row, config.filter))
             drawn += len(rows)
-            text = f"attempt {attempt + 1}, {len(with_chain)}/{len(samples)} images with a chain"
+            text = f"candidate {number + 1}, {len(with_chain)}/{len(samples)} images with a chain"
             progress(drawn, drawn_before + len(pending), text)
         assert drawn - drawn_before == len(pending), "the engines lost or doubled an image"
         done = hopeless | (with_chain if config.sampling == "until_accepted" else set())

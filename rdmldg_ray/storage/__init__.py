@@ -3,8 +3,12 @@
 A location is a plain string: a local path or ``s3://bucket/prefix``. Endpoint, region and
 credentials of S3 come from the usual AWS environment variables and files, and from nowhere else;
 no message repeats them.
+
+Why not ``pyarrow.fs`` alone, which lists, reads and copies here? It does not write a file whole, neither on a
+disk nor on S3, and does not say what to mend when a bucket, a credential or an endpoint is wrong.
 """
 
+from rdmldg_ray.storage.copy import copy_file, copy_folder, download_folder, upload_folder
 from rdmldg_ray.storage.files import (
     FileEntry,
     StorageError,
@@ -13,7 +17,6 @@ from rdmldg_ray.storage.files import (
     check_writable,
     delete_file,
     delete_folder,
-    download_folder,
     exists,
     folder_prefix,
     is_file,
@@ -25,7 +28,6 @@ from rdmldg_ray.storage.files import (
     open_location,
     read_bytes,
     read_json,
-    upload_folder,
     write_bytes,
     write_chunks,
     write_json,
@@ -38,6 +40,8 @@ __all__ = [
     "absolute",
     "as_uri",
     "check_writable",
+    "copy_file",
+    "copy_folder",
     "delete_file",
     "delete_folder",
     "download_folder",

@@ -4,12 +4,10 @@ import io
 import json
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -261,29 +259,6 @@ def read_json(location: str) -> Any:
 def write_json(location: str, value: Any) -> None:
     """Write JSON, indented, replacing the file whole."""
     write_bytes(location, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def upload_folder(local: Path, location: str) -> None:
-    """Copy every file below a local folder to a location."""
-    for file in sorted(p for p in local.rglob("*") if p.is_file()):
-        write_bytes(join(location, file.relative_to(local).as_posix()), file.read_bytes())
-
-
-def download_folder(location: str, local: Path) -> Path:
-    """Copy every file below a location into a local folder, replacing what was there.
-
-    Raises:
-        StorageError: when there is nothing at the location.
-    """
-    files = list_files(location)
-    if not files:
-        raise StorageError(f"{location}: nothing to download here")
-    shutil.rmtree(local, ignore_errors=True)
-    for file in files:
-        target = local / file.removeprefix(folder_prefix(location))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(read_bytes(file))
-    return local
 
 
 def delete_file(location: str) -> None:

@@ -36,7 +36,7 @@ class Bucket(fs.S3FileSystem):
     """The file system of a bucket; pickled, it is opened anew where it arrives.
 
     So Ray Train can hand it to its workers, who have credentials of their own. What pyarrow pickles
-    forgets besides how often to try again.
+    forgets besides how often to try again: https://github.com/apache/arrow/pull/47350
     """
 
     bucket: str
@@ -105,7 +105,7 @@ def upload(bucket: str, key: str, chunks: Iterable[bytes]) -> None:
     """Put an object together from chunks; it is there when all of them are, and then at once.
 
     Until then, and when anything fails, what was there before is there. pyarrow cannot do this: closing
-    is its only way to give an upload up, and that completes it.
+    is its only way to give an upload up, and that completes it: https://github.com/apache/arrow/issues/40502
 
     Raises:
         RefusedError: when the server does not take it. What the chunks' iteration raises passes through.

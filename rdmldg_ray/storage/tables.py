@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,8 +15,14 @@ from rdmldg_ray.storage.files import StorageError, errors_explained, list_files,
 _MAX_OPENED = 256
 
 
-def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
+def read_table(
+    location: str, columns: list[str] | None = None, renamed: Mapping[str, str] | None = None
+) -> pa.Table:
     """A Parquet file, or all Parquet files below a folder in sorted order, as one table.
+
+    Args:
+        columns: those that are wanted, or None for all.
+        renamed: by a column's name in files of an earlier release, its name now.
 
     Raises:
         StorageError: when there is none.
@@ -24,13 +30,18 @@ def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
     files = [location] if location.endswith(".parquet") else list_files(location, ".parquet")
     if not files:
         raise StorageError(f"{location}: no Parquet files here")
-    return pa.concat_tables([_read_parquet(file, columns) for file in files])
+    return pa.concat_tables([_read_parquet(file, columns, renamed or {}) for file in files])
 
 
-def _read_parquet(location: str, columns: list[str] | None) -> pa.Table:
+def _read_parquet(location: str, columns: list[str] | None, renamed: Mapping[str, str]) -> pa.Table:
     filesystem, path = open_location(location)
-    with errors_explained(location, "read"):
-        return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
+    with errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        names = parquet.schema_arrow.names
+        before = {now: then for then, now in renamed.items() if then in names and now not in names}
+        wanted = columns and [before.get(column, column) for column in columns]
+        table = parquet.read(wanted)
+    now = {then: now for now, then in before.items()}
+    return table.rename_columns([now.get(name, name) for name in table.column_names])
 
 
 @contextmanager

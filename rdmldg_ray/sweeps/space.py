@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rdmldg_ray.config.load import SPACES, ConfigError
 from rdmldg_ray.config.schema import Config, Pathway
+from rdmldg_ray.runs.store import ZERO_SHOT, Stage, stages_of
 from rdmldg_ray.sweeps.variants import with_settings
 
 _PROTOCOL = (
@@ -152,16 +153,19 @@ def score(state: Mapping[str, Mapping[str, Any]], pathway: str) -> float | None:
         state: of the trial's run, complete or not; folds without an evaluation do not count yet.
     """
     best: dict[str, float] = {}
-    for name, entry in state.items():
-        fold, *rest = name.split("/")
-        if rest[:1] == ["evaluation"] and rest[1] != "zero-shot":
-            best[fold] = max(best.get(fold, 0.0), entry["accuracy"][pathway]["validation"])
+    for stage in _trained_evaluations(state):
+        validation = state[stage.name]["accuracy"][pathway]["validation"]
+        best[stage.held_out] = max(best.get(stage.held_out, 0.0), validation)
     return math.fsum(best.values()) / len(best) if best else None
 
 
 def count_evaluations(state: Mapping[str, Any]) -> int:
     """Evaluations of trained models that are complete: how far a trial is, for early stopping."""
-    return sum("/evaluation/" in name and not name.endswith("/zero-shot") for name in state)
+    return len(_trained_evaluations(state))
+
+
+def _trained_evaluations(state: Mapping[str, Any]) -> list[Stage]:
+    return [stage for stage in stages_of(state, "evaluate") if stage.model != ZERO_SHOT]
 
 
 def trial_row(
@@ -172,7 +176,7 @@ def trial_row(
     ``computed`` and ``shared`` count its stages by whether it computed them or took them over;
     ``drawn`` counts the chains that engines drew for it.
     """
-    rounds = [entry for name, entry in state.items() if name.endswith("/candidates")]
+    rounds = [state[stage.name] for stage in stages_of(state, "generate")]
     shared = [entry for entry in state.values() if "shared" in entry]
     return {
         "trial": run,

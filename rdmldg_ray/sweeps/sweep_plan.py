@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.runs.cache_key import count_shared
-from rdmldg_ray.runs.plan import Kind, plan_stages
+from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.store import Kind
 from rdmldg_ray.sweeps.space import SweepSpace
 from rdmldg_ray.sweeps.variants import with_settings
 

@@ -1,4 +1,4 @@
-"""Sweeps: Ray Tune over the pipeline, with stages shared between trials by content address.
+"""Sweeps: Ray Tune over the pipeline, with stages shared between trials by cache key.
 
 A trial is a run of its own, below ``<root>/runs``; what belongs to the sweep lies below
 ``<root>/sweeps/<name>``: ``sweep.yaml``, the index of stages, Ray Tune's own state, and the results.
@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -21,9 +21,12 @@ from rich.console import Console
 from rdmldg_ray.config.load import ConfigError
 from rdmldg_ray.config.schema import Config, EnginesConfig
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.runs.plan import Stage, keeps_engines, plan_stages
-from rdmldg_ray.runs.stage_cache import SharingPipeline
-from rdmldg_ray.storage import as_uri, exists, join, read_bytes, read_json, write_bytes
+from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.serving import keeps_engines
+from rdmldg_ray.runs.stage_cache import StageCache
+from rdmldg_ray.runs.store import ZERO_SHOT, RunStore, Stage, State
+from rdmldg_ray.storage import as_uri, exists, join, read_bytes, write_bytes
 from rdmldg_ray.sweeps.space import Range, SweepSpace, count_evaluations, score, trial_row
 from rdmldg_ray.sweeps.variants import with_settings
 
@@ -33,43 +36,46 @@ _DRIVER_CPUS = 0.05
 
 
 class Claims:
-    """Which trial holds which address: an actor, so that no stage is computed by two trials at once.
+    """Which trial holds which key: an actor, so that no stage is computed by two trials at once.
 
     A claim runs out unless its holder renews it, so that a killed trial holds up nobody for long.
+
+    Why not compute all shared stages before the first trial? A search such as Optuna's chooses settings, and
+    with them what is shared, only as others end. And Ray has no lock that a killed holder gives back.
     """
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[str, float]] = {}
 
-    def take(self, address: str, holder: str) -> bool:
-        """Hold an address, or go on holding it; False while another does."""
+    def take(self, key: str, holder: str) -> bool:
+        """Hold a key, or go on holding it; False while another does."""
         now = time.monotonic()
-        current, until = self._held.get(address, (holder, 0.0))
+        current, until = self._held.get(key, (holder, 0.0))
         if current != holder and until > now:
             return False
-        self._held[address] = (holder, now + _LEASE_S)
+        self._held[key] = (holder, now + _LEASE_S)
         return True
 
-    def release(self, address: str, holder: str) -> None:
-        """Let go of an address."""
-        if self._held.get(address, ("", 0.0))[0] == holder:
-            del self._held[address]
+    def release(self, key: str, holder: str) -> None:
+        """Let go of a key."""
+        if self._held.get(key, ("", 0.0))[0] == holder:
+            del self._held[key]
 
 
 @contextlib.contextmanager
-def claimed(claims: Any, address: str, holder: str) -> Iterator[None]:
-    """Hold an address for the time of the block, waiting until it is free.
+def claimed(claims: Any, key: str, holder: str) -> Iterator[None]:
+    """Hold a key for the time of the block, waiting until it is free.
 
     Args:
         claims: handle of a ``Claims`` actor.
     """
-    while not ray.get(claims.take.remote(address, holder)):
+    while not ray.get(claims.take.remote(key, holder)):
         time.sleep(1)
     done = threading.Event()
 
     def renew() -> None:
         while not done.wait(_LEASE_S / 4):
-            claims.take.remote(address, holder)
+            claims.take.remote(key, holder)
 
     renewing = threading.Thread(target=renew, daemon=True)
     renewing.start()
@@ -78,20 +84,7 @@ def claimed(claims: Any, address: str, holder: str) -> Iterator[None]:
     finally:
         done.set()
         renewing.join()
-        ray.get(claims.release.remote(address, holder))
-
-
-class TrialPipeline(SharingPipeline):
-    """A trial's run, which tells Ray Tune its score after each evaluation."""
-
-    def __init__(self, *args: Any, report: Callable[[dict[str, Any]], None], **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._report = report
-
-    def _do(self, stage: Stage) -> None:
-        super()._do(stage)
-        if stage.kind == "evaluate" and stage.round >= 0:
-            self._report(self.state())
+        ray.get(claims.release.remote(key, holder))
 
 
 def run_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> list[dict[str, Any]]:
@@ -170,21 +163,25 @@ def _trial(settings: dict[str, Any], base: Config, info: DatasetInfo, pathway: s
     # Another attempt of the trial is another holder.
     holder = f"{name}/{os.getpid()}"
 
-    def report(state: dict[str, Any]) -> None:
+    def report(state: State) -> None:
         tune.report({"score": score(state, pathway), "evaluations": count_evaluations(state)})
 
-    pipeline = TrialPipeline(
-        config,
-        info,
-        Console(width=120),
-        join(sweep_location(base), "index"),
-        lambda address: claimed(claims, address, holder),
-        report=report,
+    def on_complete(stage: Stage, fold_state: State) -> None:
+        if stage.kind == "evaluate" and stage.model != ZERO_SHOT:
+            report(run.state())
+
+    index = join(sweep_location(base), "index")
+    run = Run(
+        config=config,
+        info=info,
+        console=Console(width=120),
+        cache=StageCache(config, info, index, lambda key: claimed(claims, key, holder)),
+        on_complete=on_complete,
     )
-    pipeline.prepare()
-    if count_evaluations(pipeline.state()):  # an interrupted trial, which may have nothing left to do
-        report(pipeline.state())
-    pipeline.run()
+    run.prepare()
+    if count_evaluations(run.state()):  # an interrupted trial, which may have nothing left to do
+        report(run.state())
+    run.run()
 
 
 def _tune_config(space: SweepSpace, config: Config, info: DatasetInfo) -> tune.TuneConfig:
@@ -238,8 +235,7 @@ def _planned(config: Config, info: DatasetInfo) -> int:
 
 def _row(config: Config, info: DatasetInfo, space: SweepSpace, result: Any) -> dict[str, Any]:
     run = f"{config.name}-{result.path.rsplit('/', 1)[-1]}"
-    file = join(config.storage, "runs", run, "state.json")
-    state = read_json(file) if exists(file) else {}
+    state = RunStore(config.storage, run).state()
     settings = {path: result.config[path] for path in space.settings}
     if result.error:
         status = f"failed: {str(result.error).strip().splitlines()[-1]}"

@@ -20,7 +20,7 @@ from rdmldg_ray.teacher.journal import AnswerStore
 from rdmldg_ray.teacher.pricing import (
     EXPECTED_ANSWER_TOKENS,
     Budget,
-    Estimate,
+    CostEstimate,
     Price,
     estimate,
     image_tokens,
@@ -33,21 +33,21 @@ _FAILURES_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
-class Request:
+class AnnotationRequest:
     """What is asked for.
 
     Attributes:
-        source: the name that the chains get, as ``data.chains`` takes it.
+        teacher: the name that the chains get, as ``data.chains`` takes it.
         candidates: at most so many answers for each sample.
         max_tokens: of an answer.
         temperature: the server's default for None.
         price: None where it is not known.
-        max_cost: US dollars that the source's answers may cost, those of earlier calls included.
+        max_cost: US dollars that the teacher's answers may cost, those of earlier calls included.
         max_samples: samples that may be asked about, those of earlier calls included.
     """
 
     model: str
-    source: str
+    teacher: str
     candidates: int = 3
     max_tokens: int = 1024
     temperature: float | None = None
@@ -58,7 +58,7 @@ class Request:
 
 
 class Limits(TypedDict, total=False):
-    """The fields of ``Request`` that have a default, the price aside."""
+    """The fields of ``AnnotationRequest`` that have a default, the price aside."""
 
     candidates: int
     max_tokens: int
@@ -73,28 +73,28 @@ class Outcome:
     """What became of an annotation.
 
     Attributes:
-        source: the name that the chains have, as ``data.chains`` takes it.
+        teacher: the name that the chains have, as ``data.chains`` takes it.
         location: where they lie.
         stopped: why not all samples were asked about, where that is so.
         failed: what was wrong with samples that got no answer, and how often.
     """
 
-    source: str
+    teacher: str
     location: str
-    kept: int = 0
+    accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     stopped: str | None = None
 
 
 class Annotation:
-    """One source's annotation of a data set; asks about what earlier calls left open.
+    """One teacher's annotation of a data set; asks about what earlier calls left open.
 
     Raises:
-        ValueError: when a limit in dollars is set without a price, or the source's chains are others'.
+        ValueError: when a limit in dollars is set without a price, or the teacher's chains are others'.
     """
 
-    def __init__(self, root: str, info: DatasetInfo, request: Request):
+    def __init__(self, root: str, info: DatasetInfo, request: AnnotationRequest):
         if request.max_cost is not None and request.price is None:
             raise ValueError(
                 f"the price of '{request.model}' is not known, so a limit in dollars cannot be kept; "
@@ -103,7 +103,7 @@ class Annotation:
         self.info = info
         self.request = request
         identity = {"model": request.model, "prompt_version": TEACHER_PROMPT_VERSION}
-        self.store = AnswerStore(root, info.name, request.source, info.environments, identity)
+        self.store = AnswerStore(root, info.name, request.teacher, info.environments, identity)
         samples = _with_sizes(root, info).to_pylist()
         # In an order of chance, so that a part of them shows all domains and classes.
         samples.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
@@ -115,7 +115,7 @@ class Annotation:
         self.finished = sum(not self._open(row) for row in asked)
         self.pending = [row for row in asked if self._open(row)] + new
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> CostEstimate:
         """What asking about the pending samples takes; the answers so far tell how long answers are."""
         store = self.store
         expected = store.answer_tokens / store.answers if store.answers else EXPECTED_ANSWER_TOKENS
@@ -124,7 +124,7 @@ class Annotation:
 
     def no_outcome(self) -> Outcome:
         """The outcome before anything was asked."""
-        return Outcome(self.request.source, self.store.location)
+        return Outcome(self.request.teacher, self.store.location)
 
     def prompt(self, sample: Mapping[str, Any]) -> str:
         """What the teacher is asked about a sample; never the label."""
@@ -148,7 +148,7 @@ class Annotation:
 
     def _open(self, row: Mapping[str, Any]) -> bool:
         found = self.store.progress(row["id"])
-        return not found.kept and found.candidates < self.request.candidates
+        return not found.accepted and found.candidates < self.request.candidates
 
 
 class _Run:
@@ -205,7 +205,7 @@ class _Run:
                 self._show()
 
     async def _annotate(self, sample: Mapping[str, Any]) -> None:
-        """Draw until a chain is kept or there are no more candidates to draw."""
+        """Draw until a chain is accepted or there are no more candidates to draw."""
         [image] = await asyncio.to_thread(storage.read_images, pa.Table.from_pylist([dict(sample)]))
         drawn = self.store.progress(sample["id"]).candidates
         for candidate in range(drawn, self.request.candidates):
@@ -218,7 +218,7 @@ class _Run:
                 options = question_of(sample, self.annotation.info.classes).options
                 verdict = judge_text(answer.text, sample["label"], options)
             await self._keep(sample, candidate, answer, verdict)
-            if verdict.kept:
+            if verdict.accepted:
                 return
 
     async def _ask(self, sample: Mapping[str, Any], image: bytes) -> Answer | None:
@@ -255,7 +255,7 @@ class _Run:
             "candidate": candidate,
             "text": answer.text,
             "conclusion": verdict.conclusion,
-            "kept": verdict.kept,
+            "accepted": verdict.accepted,
             "reason": verdict.reason,
             "prompt_version": TEACHER_PROMPT_VERSION,
             "model": answer.model,
@@ -270,7 +270,7 @@ class _Run:
         if verdict.reason:
             self.outcome.rejected[verdict.reason] += 1
         else:
-            self.outcome.kept += 1
+            self.outcome.accepted += 1
         self._show()
 
     def _failed(self, error: SampleError) -> None:

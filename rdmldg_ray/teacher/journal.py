@@ -2,9 +2,9 @@
 
 ::
 
-    <chains of the source>/annotation.json                   who was asked what; written first
-    <chains of the source>/<domain>/part-00000.parquet       ANSWER_SCHEMA
-    <chains of the source>/_journal/<hash>.json              one answer, until it is in a part
+    <chains of the teacher>/annotation.json                   who was asked what; written first
+    <chains of the teacher>/<domain>/part-00000.parquet       TEACHER_ANSWER_SCHEMA
+    <chains of the teacher>/_journal/<hash>.json              one answer, until it is in a part
 
 An answer was paid for, so it is written before anything else is done with it: after the process was killed
 only requests that were still under way are made again. Answers are gathered into parts as they come.
@@ -18,9 +18,10 @@ from typing import Any
 import pyarrow as pa
 
 from rdmldg_ray import storage
+from rdmldg_ray.chains.store import read_chain_file
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, PART, chains_location
 
-ANSWER_SCHEMA = pa.schema(
+TEACHER_ANSWER_SCHEMA = pa.schema(
     [
         *CHAIN_SCHEMA,
         ("prompt_tokens", pa.int32()),
@@ -28,7 +29,7 @@ ANSWER_SCHEMA = pa.schema(
         ("cost", pa.float64()),  # US dollars; null where the price is not known
     ]
 )
-_COUNTED = ["id", "candidate", "kept", "prompt_tokens", "answer_tokens", "cost"]
+_COUNTED = ["id", "candidate", "accepted", "prompt_tokens", "answer_tokens", "cost"]
 _ROWS_PER_FLUSH = 256
 
 
@@ -37,23 +38,23 @@ class Progress:
     """What was drawn for a sample so far."""
 
     candidates: int = 0
-    kept: bool = False
+    accepted: bool = False
 
 
 class AnswerStore:
-    """The answers of one source. One thread at a time may use it.
+    """The answers of one teacher. One thread at a time may use it.
 
     Args:
         identity: what must be the same whenever answers are added: who is asked, and with what prompt.
 
     Raises:
-        ValueError: when the source's chains are others' than such answers.
+        ValueError: when the teacher's chains are others' than such answers.
     """
 
     def __init__(
-        self, root: str, dataset: str, source: str, domains: Sequence[str], identity: dict[str, Any]
+        self, root: str, dataset: str, teacher: str, domains: Sequence[str], identity: dict[str, Any]
     ):
-        self.location = chains_location(root, dataset, source)
+        self.location = chains_location(root, dataset, teacher)
         self._identity = identity
         self._samples: dict[str, Progress] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {domain: [] for domain in domains}
@@ -72,7 +73,7 @@ class AnswerStore:
         storage.write_json(storage.join(self.location, "annotation.json"), self._identity)
 
     def add(self, domain: str, row: dict[str, Any]) -> None:
-        """Write an answer, a row of ANSWER_SCHEMA; when this returns it is safe."""
+        """Write an answer, a row of TEACHER_ANSWER_SCHEMA; when this returns it is safe."""
         # An id may hold characters and be longer than a file's name may.
         name = hashlib.sha256(f"{row['candidate']}/{row['id']}".encode()).hexdigest()
         storage.write_json(storage.join(self._journal(), f"{name}.json"), {"domain": domain, "row": row})
@@ -86,7 +87,7 @@ class AnswerStore:
         for domain, rows in self._waiting.items():
             if rows:
                 part = storage.join(self.location, domain, PART.format(self._parts[domain]))
-                storage.write_table(part, pa.Table.from_pylist(rows, schema=ANSWER_SCHEMA))
+                storage.write_table(part, pa.Table.from_pylist(rows, schema=TEACHER_ANSWER_SCHEMA))
                 self._parts[domain] += 1
                 rows.clear()
         # Killed before this, the next one finds these answers in the parts.
@@ -118,7 +119,7 @@ class AnswerStore:
             files = storage.list_files(storage.join(self.location, domain), ".parquet")
             self._parts[domain] = len(files)
             for file in files:
-                for row in storage.read_table(file, _COUNTED).to_pylist():
+                for row in read_chain_file(file, _COUNTED).to_pylist():
                     seen.add((row["id"], row["candidate"]))
                     self._count(row)
         for entry in self._journal_entries():
@@ -129,12 +130,16 @@ class AnswerStore:
 
     def _journal_entries(self) -> Iterator[dict[str, Any]]:
         for file in storage.list_files(self._journal(), ".json"):
-            yield storage.read_json(file)
+            entry = storage.read_json(file)
+            row = entry["row"]
+            # As release 0.1.0 wrote it.
+            row["accepted"] = row.pop("kept", row.get("accepted"))
+            yield entry
 
     def _count(self, row: dict[str, Any]) -> None:
         progress = self._samples.setdefault(row["id"], Progress())
         progress.candidates = max(progress.candidates, row["candidate"] + 1)
-        progress.kept |= row["kept"]
+        progress.accepted |= row["accepted"]
         self.answers += 1
         self.prompt_tokens += row["prompt_tokens"]
         self.answer_tokens += row["answer_tokens"]

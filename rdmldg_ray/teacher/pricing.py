@@ -69,7 +69,7 @@ def image_tokens(model: str, width: int, height: int) -> int:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What annotating takes if every sample needs one candidate, and if every one needs all."""
 
     samples: int
@@ -88,15 +88,15 @@ def estimate(
     requests: Iterable[tuple[str, tuple[int, int]]],
     candidates: int,
     answer_tokens: float,
-) -> Estimate:
-    """Estimate the tokens for requests, each of a prompt and an image of some (width, height).
+) -> CostEstimate:
+    """CostEstimate the tokens for requests, each of a prompt and an image of some (width, height).
 
     Args:
         candidates: at most so many requests for each image.
         answer_tokens: to expect in an answer.
     """
     prompts = [text_tokens(prompt) + image_tokens(model, *size) for prompt, size in requests]
-    return Estimate(len(prompts), sum(prompts), round(answer_tokens * len(prompts)), candidates)
+    return CostEstimate(len(prompts), sum(prompts), round(answer_tokens * len(prompts)), candidates)
 
 
 class Budget:

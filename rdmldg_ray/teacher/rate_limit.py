@@ -3,6 +3,9 @@
 OpenAI's servers, and many that speak like them, tell in each answer how many requests and tokens are left
 (``x-ratelimit-remaining-...``), of how many (``x-ratelimit-limit-...``), and in what time all of them will
 be there again (``x-ratelimit-reset-...``). A refusal (429) tells when to come back (``retry-after``).
+
+Why not the client's own retries, or a limiter such as aiolimiter? Retries come after a refusal, of every
+request that is under way; and a limiter must be told the rate, which only the server's headers tell.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ def chain(text):
 
 
 def chains(*rows):
-    columns = ("id", "candidate", "text", "kept")
+    columns = ("id", "candidate", "text", "accepted")
     return pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows])
 
 
@@ -21,7 +21,7 @@ def attached(table):
     return list(zip(joined["id"].to_pylist(), joined["chain"].to_pylist(), strict=True))
 
 
-def test_a_sample_without_a_kept_chain_takes_no_part():
+def test_a_sample_without_an_accepted_chain_takes_no_part():
     table = chains(
         ("c", 0, chain("c"), True),
         ("a", 0, chain("a"), True),
@@ -30,7 +30,7 @@ def test_a_sample_without_a_kept_chain_takes_no_part():
     assert attached(table) == [("a", chain("a")), ("c", chain("c"))]
 
 
-def test_of_several_kept_chains_the_first_candidate_is_taken():
+def test_of_several_accepted_chains_the_first_candidate_is_taken():
     table = chains(("a", 2, chain("third"), True), ("a", 1, chain("second"), True), ("a", 0, "x", False))
     assert attached(table) == [("a", chain("second"))]
 
@@ -40,13 +40,15 @@ def test_chains_of_other_samples_bring_none_in():
     assert attached(table) == [("b", chain("b"))]
 
 
-@pytest.mark.parametrize(("id", "kept"), [("a", False), ("z", True)])
-def test_no_kept_chain_at_all_names_the_location(id, kept):
-    with pytest.raises(ValueError, match="s3://bucket/chains: no sample of the source domains has a kept"):
-        attached(chains((id, 0, chain("x"), kept)))
+@pytest.mark.parametrize(("id", "accepted"), [("a", False), ("z", True)])
+def test_no_accepted_chain_at_all_names_the_location(id, accepted):
+    with pytest.raises(
+        ValueError, match="s3://bucket/chains: no sample of the source domains has an accepted"
+    ):
+        attached(chains((id, 0, chain("x"), accepted)))
 
 
-def test_where_none_is_needed_no_kept_chain_leaves_no_sample():
+def test_where_none_is_needed_no_accepted_chain_leaves_no_sample():
     joined = attach_chains(SAMPLES, chains(("z", 0, chain("z"), True)), "there", may_be_none=True)
     assert joined.column_names == ["id", "label", "chain"]
     assert len(joined) == 0

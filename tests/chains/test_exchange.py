@@ -30,7 +30,7 @@ def written(root):
     for domain in mini.DOMAINS:
         rows = read_chains(root, "mini", "rules", [domain]).to_pylist()
         for row in rows[::3]:
-            rejected = {"candidate": 1, "text": "no chain", "conclusion": None, "kept": False}
+            rejected = {"candidate": 1, "text": "no chain", "conclusion": None, "accepted": False}
             rows.append(row | rejected | {"reason": "missing_stage"})
         write_chains(root, "mini", "gpt", domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
     return root
@@ -51,19 +51,19 @@ def chains_of(root, source):
 @FORMS
 def test_what_is_exported_comes_back_equal(written, form):
     place = join(written, "exported")
-    assert export_chains(written, "mini", "gpt", place, form, only_kept=False) == 120
+    assert export_chains(written, "mini", "gpt", place, form, only_accepted=False) == 120
     counts = import_chains(place, written, "mini", "back")
-    assert counts == {"kept": 90, "missing_stage": 30}
+    assert counts == {"accepted": 90, "missing_stage": 30}
     assert chains_of(written, "back").equals(chains_of(written, "gpt"))
 
 
 @FORMS
 def test_rejected_chains_stay_behind_unless_asked_for(local, form, tmp_path):
     [row] = read_chains(local, "mini", "rules", ["flat"]).slice(0, 1).to_pylist()
-    rows = [row, row | {"candidate": 1, "kept": False, "reason": "rejected"}]
+    rows = [row, row | {"candidate": 1, "accepted": False, "reason": "rejected"}]
     write_chains(local, "mini", "gpt", "flat", pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
-    assert export_chains(local, "mini", "gpt", str(tmp_path / "kept"), form) == 1
-    assert export_chains(local, "mini", "gpt", str(tmp_path / "all"), form, only_kept=False) == 2
+    assert export_chains(local, "mini", "gpt", str(tmp_path / "accepted"), form) == 1
+    assert export_chains(local, "mini", "gpt", str(tmp_path / "all"), form, only_accepted=False) == 2
 
 
 def test_the_sharegpt_form_is_what_llama_factory_reads(local, tmp_path):
@@ -137,7 +137,7 @@ def import_lines(root, *lines, **settings):
 
 def test_chains_made_elsewhere_are_judged_by_their_samples_labels(local):
     counts = import_lines(local, line(), line(chain("Vehicle.")), "", line(chain("dinosaur")), line(id=ID))
-    assert counts == {"kept": 2, "wrong_class": 1, "not_a_class": 1}
+    assert counts == {"accepted": 2, "wrong_class": 1, "not_a_class": 1}
     rows = chains_of(local, "elsewhere").to_pylist()
     assert [row["candidate"] for row in rows] == [0, 1, 2, 3]
     assert {(row["id"], row["model"], row["prompt_version"]) for row in rows} == {(ID, "elsewhere", None)}
@@ -151,13 +151,16 @@ def test_turns_may_be_messages_after_a_system_turn(local):
         {"role": "user", "content": "What is it? <image>"},
         {"role": "assistant", "content": chain()},
     ]
-    assert import_lines(local, {"messages": turns, "images": [ID]}) == {"kept": 1}
+    assert import_lines(local, {"messages": turns, "images": [ID]}) == {"accepted": 1}
 
 
 def test_a_table_of_ids_and_texts_is_enough(local, tmp_path):
     table = pa.table({"id": [ID, ID], "text": [chain(), chain("vehicle")], "more": [1, 2]})
     storage.write_table(str(tmp_path / "made/chains.parquet"), table)
-    assert import_chains(str(tmp_path / "made"), local, "mini", "elsewhere") == {"kept": 1, "wrong_class": 1}
+    assert import_chains(str(tmp_path / "made"), local, "mini", "elsewhere") == {
+        "accepted": 1,
+        "wrong_class": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -173,12 +176,18 @@ def test_a_table_of_ids_and_texts_is_enough(local, tmp_path):
             "no sample .* has the image '/data/other.png'; give an 'id'",
         ),
         (line(id="mini/x"), "no sample 'mini/x' in the data set mini; correct the id"),
-        (line("It is a bird."), "the chain has no <SUMMARY>; mend the chain, remove it, or set its 'kept'"),
+        (
+            line("It is a bird."),
+            "the chain has no <SUMMARY>; mend the chain, remove it, or set its 'accepted'",
+        ),
         (line(chain("")), "the stage <CONCLUSION> is empty; mend"),
-        (line(chain("vehicle"), kept=True), "kept, but concludes 'vehicle' where the label is 'bird'; set"),
+        (
+            line(chain("vehicle"), accepted=True),
+            "accepted, but concludes 'vehicle' where the label is 'bird'; set",
+        ),
         (line(conclusion="vehicle"), "'conclusion' is 'vehicle', but the chain concludes 'bird'; correct"),
         (line(candidate="first"), "the field 'candidate' is 'first', which is no int; correct it"),
-        (line(kept="yes"), "the field 'kept' is 'yes', which is no bool; correct it"),
+        (line(accepted="yes"), "the field 'accepted' is 'yes', which is no bool; correct it"),
         ({"messages": [{"role": "robot", "content": ""}]}, "a turn of 'robot' is not known"),
     ],
 )
@@ -190,7 +199,7 @@ def test_a_bad_line_is_named_with_its_place_and_remedy_and_nothing_is_written(lo
 
 
 def test_a_rejected_chain_may_be_of_any_form(local):
-    assert import_lines(local, line(), line("no chain", kept=False)) == {"kept": 1, "rejected": 1}
+    assert import_lines(local, line(), line("no chain", accepted=False)) == {"accepted": 1, "rejected": 1}
 
 
 def test_all_bad_lines_are_told_at_once_up_to_a_bound(local):
@@ -248,7 +257,7 @@ def test_chains_about_questions_come_back_equal_and_have_their_questions_with_th
     theirs = read_chains(root, VQA, "rules", ["flat"])
     write_chains(root, VQA, "gpt", "flat", theirs)
     assert export_chains(root, VQA, "gpt", str(place), form) == len(asked)
-    assert import_chains(str(place), root, VQA, "back") == {"kept": len(asked)}
+    assert import_chains(str(place), root, VQA, "back") == {"accepted": len(asked)}
     assert read_chains(root, VQA, "back", ["flat"]).equals(theirs.combine_chunks())
     if form == "sharegpt":
         for line in map(json.loads, (place / "chains.jsonl").read_text().splitlines()):

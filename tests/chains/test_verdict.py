@@ -19,4 +19,4 @@ def chain(conclusion):
 )
 def test_a_chain_is_kept_when_its_five_stages_conclude_with_the_label(text, verdict):
     assert judge_text(text, "sea_animal", ["bird", "sea_animal"]) == verdict
-    assert verdict.kept == (verdict.reason is None)
+    assert verdict.accepted == (verdict.reason is None)

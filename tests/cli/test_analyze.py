@@ -7,7 +7,7 @@ from rdmldg_ray.config.load import dump_config, load_config
 from rdmldg_ray.datasets.builtin.iconbed import write_iconbed
 from rdmldg_ray.datasets.builtin.questions import write_iconbed_vqa
 from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA, TOKEN_SCHEMA
-from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 from rdmldg_ray.storage import write_bytes, write_json, write_table
 from tests.helpers.cli import error_of, rdmldg, rows_of
 from tests.helpers.run_files import write_run

@@ -147,5 +147,5 @@ def test_an_annotation_tells_scripts_what_was_rejected_and_what_got_no_answer(tm
         result = rdmldg(*command, "--candidates", "1", "--storage", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    assert document["kept"] == 0 and sum(document["rejected"].values()) == 2
+    assert document["accepted"] == 0 and sum(document["rejected"].values()) == 2
     assert document["location"] == f"{tmp_path}/datasets/mini/chains/wordy"

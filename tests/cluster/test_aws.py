@@ -18,6 +18,7 @@ FILLED_IN = {
 
 @pytest.fixture(scope="module")
 def config():
+    # What `ray up` calls first; there is no public way: https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/autoscaler/_private/util.py#L242
     from ray.autoscaler._private.util import prepare_config
 
     # As envsubst does with the names that the file's head lists; any other stays.

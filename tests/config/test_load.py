@@ -2,7 +2,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from rdmldg_ray.config.load import RECIPES, ConfigError, dump_config, load_config, recipe_names
+from rdmldg_ray.config.load import RECIPES, ConfigError, dump_config, load_config, parse_config, recipe_names
 from rdmldg_ray.config.schema import Config
 
 
@@ -253,3 +253,18 @@ def test_a_dump_has_every_setting():
 
     config = Config()
     assert list(keys(yaml.safe_load(dump_config(config)))) == list(leaves(config))
+
+
+def test_a_config_of_release_0_1_0_is_read_by_its_names_now():
+    config = load_config("demo", ["mtct.lr_scheduler=linear", "model.mm_processor_kwargs.do_resize=false"])
+    text = (
+        dump_config(config)
+        .replace("lr_scheduler:", "schedule:")
+        .replace("mm_processor_kwargs:", "image_settings:")
+    )
+    assert parse_config(text) == config
+
+
+def test_a_setting_by_its_name_of_release_0_1_0_is_told_its_name_now():
+    with pytest.raises(ConfigError, match=r"mtct\.schedule: is called lr_scheduler now"):
+        load_config("demo", ["mtct.schedule=linear"])

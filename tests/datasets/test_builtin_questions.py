@@ -82,7 +82,7 @@ def test_chains_conclude_with_the_answer_and_name_it_there_alone(root, rows):
     assert chains.keys() == {row["id"] for row in rows}
     for row in rows:
         text = chains[row["id"]]["text"]
-        assert judge_text(text, row["label"], row["options"]).kept
+        assert judge_text(text, row["label"], row["options"]).accepted
         if row["question"] != EAT:
             before = text.split("<REFLECTION>")[0].lower().replace("-", " ")
             assert f" {row['label'].lower()} " not in before

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from rdmldg_ray.datasets.ingest.archives import FolderSource, SourceFile
-from rdmldg_ray.datasets.ingest.image_folder import EXTENSIONS, find_layout
+from rdmldg_ray.datasets.ingest.image_folder import EXTENSIONS, find_image_folder
 from rdmldg_ray.domainbed.catalogue import DATASETS
 
 
 def layout_of(paths, dataset="pets"):
-    return find_layout("the-source", [SourceFile(path, 1, "") for path in paths], dataset)
+    return find_image_folder("the-source", [SourceFile(path, 1, "") for path in paths], dataset)
 
 
 def listed(layout):
@@ -39,7 +39,7 @@ def test_the_order_is_image_folders(tmp_path):
                 (tmp_path / environment / folder / name).touch()
     files, rejects = FolderSource(str(tmp_path)).list()
     assert rejects == []
-    layout = find_layout(str(tmp_path), files, "pets")
+    layout = find_image_folder(str(tmp_path), files, "pets")
     assert listed(layout) == as_image_folder_lists(tmp_path)
     assert list(layout.environments) == ["Art", "photo", "real world"]
     assert layout.classes == ("Dog", "dog", "dog 3", "dog-2")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.datasets.index import base_classes, sample_index, take_part
+from rdmldg_ray.datasets.index import base_classes, sample_index, take_split
 from rdmldg_ray.datasets.schema import (
     SAMPLE_SCHEMA,
     DatasetInfo,
@@ -75,7 +75,7 @@ def test_reading_images_leaves_no_file_of_a_disk_open(root):
 def test_parts_are_domainbeds_with_each_domains_own_number(root):
     index = sample_index(root, INFO, ["art", "sketch"])
     for part, which in (("in", 0), ("out", 1)):
-        taken = take_part(index, INFO, part, trial_seed=1, holdout_fraction=0.2)
+        taken = take_split(index, INFO, part, trial_seed=1, holdout_fraction=0.2)
         # sketch is environment 2 although photo is left out.
         expected = {
             sample(domain, i)["id"]
@@ -88,7 +88,7 @@ def test_parts_are_domainbeds_with_each_domains_own_number(root):
 def test_the_parts_of_a_domain_do_not_depend_on_which_other_is_held_out(root):
     parts = []
     for sources in (["art", "photo"], ["art", "sketch"], ["art"]):
-        taken = take_part(sample_index(root, INFO, sources), INFO, "out", 0, 0.2)
+        taken = take_split(sample_index(root, INFO, sources), INFO, "out", 0, 0.2)
         parts.append(ids(taken.filter(pa.compute.equal(taken["domain"], "art"))))
     assert parts[0] == parts[1] == parts[2] != []
 
@@ -109,7 +109,7 @@ def test_the_held_out_domains_files_are_never_opened(root, held_out, how):
     assert index.equals(before)
     seen = []
     for part in ("in", "out"):
-        taken = take_part(index, INFO, part, 0, 0.2)
+        taken = take_split(index, INFO, part, 0, 0.2)
         assert read_images(taken) == [id.encode() for id in ids(taken)]
         seen += ids(taken)
     assert sorted(seen) == sorted(ids(index))

@@ -16,7 +16,7 @@ from PIL import Image
 from rdmldg_ray import storage
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_samples
 from rdmldg_ray.datasets.images import decode_image
-from rdmldg_ray.datasets.index import sample_index, take_part
+from rdmldg_ray.datasets.index import sample_index, take_split
 from rdmldg_ray.datasets.ingest import plan as ingest_plan
 from rdmldg_ray.datasets.ingest.plan import plan_ingest
 from rdmldg_ray.datasets.ingest.writing import ingest, is_ingested, read_rejects, write_shard
@@ -239,7 +239,7 @@ def test_splits_are_those_of_all_that_image_folder_lists(root, bad_pets):
     info = ingest_pets(bad_pets, root, max_rejects=0.5)
     index = sample_index(root, info, info.environments)
     for part, which in (("in", 0), ("out", 1)):
-        taken = take_part(index, info, part, trial_seed=0, holdout_fraction=0.2).to_pylist()
+        taken = take_split(index, info, part, trial_seed=0, holdout_fraction=0.2).to_pylist()
         for number, domain in enumerate(info.environments):
             found = {row["index"] for row in index.to_pylist() if row["domain"] == domain}
             expected = found & set(split_indices(10, 0, number)[which])

@@ -6,7 +6,7 @@ import pytest
 
 from rdmldg_ray import storage
 from rdmldg_ray.config.load import ConfigError, load_config
-from rdmldg_ray.datasets.index import sample_index, take_part
+from rdmldg_ray.datasets.index import sample_index, take_split
 from rdmldg_ray.datasets.ingest.opening import count_questions, plan_questions
 from rdmldg_ray.datasets.ingest.writing import (
     ShardReport,
@@ -26,8 +26,8 @@ RELATION = {"question": "Two dogs run.", "options": ["entailment", "neutral", "c
 def run_here(source, target, shards):
     """Run the shards in this process, each handed over as a table, as to a task of Ray."""
     tables = [pa.Table.from_pylist([asdict(shard)]) for shard in shards]
-    rows = [row for table in tables for row in _write_shard_row(table, source, target).to_pylist()]
-    return [ShardReport(**row) for row in rows]
+    rows = [row for table in tables for row in table.to_pylist()]
+    return [ShardReport(**_write_shard_row(row, source, target)) for row in rows]
 
 
 def rows_of(domain, images):
@@ -77,7 +77,7 @@ def test_rows_become_samples_with_their_questions(root, asked, png):
     index = sample_index(root, info, ["photo"])
     assert index["options"].to_pylist() == [row["options"] for row in rows[10:]]
     assert read_images(index) == [row["image"] for row in rows[10:]]
-    assert [len(take_part(index, info, part, 0, 0.2)) for part in ("in", "out")] == [8, 2]
+    assert [len(take_split(index, info, part, 0, 0.2)) for part in ("in", "out")] == [8, 2]
     assert is_ingested(plan_questions(str(asked), root, "asked"))
 
 

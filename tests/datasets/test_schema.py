@@ -92,7 +92,7 @@ def test_every_sample_has_a_chain_that_concludes_with_its_label(root):
         parsed = parse_chain(chain["text"])
         assert parsed.conclusion == chain["conclusion"] == display_name(label)
         assert match_class(parsed.conclusion, [label]) == 0
-        assert (chain["candidate"], chain["kept"], chain["reason"]) == (0, True, None)
+        assert (chain["candidate"], chain["accepted"], chain["reason"]) == (0, True, None)
         assert (chain["prompt_version"], chain["model"]) == (PROMPT_VERSION, "rules")
 
 

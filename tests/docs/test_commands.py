@@ -51,27 +51,36 @@ class Run:
 
 # In this order: in "finished" lies a finished run, "new" and "own" have only the files that are named.
 RUN = {
+    "rdmldg run my.yaml --dry-run": Run("plan of run 'mine'"),
+    "rdmldg run my.yaml": Run("run 'mine' is complete"),
+    "rdmldg doctor my.yaml": Run("answers, with 1 models"),
+    "rdmldg status mine --watch": Run("complete"),
     "rdmldg status demo": Run("complete"),
-    "rdmldg status RUN --watch --json": Run('"status": "complete"', given={"RUN": "demo"}),
+    "rdmldg status demo --watch --json": Run('"status": "complete"'),
+    "rdmldg show mine --verdict rejected": Run("runs/mine/flat/sarr-1/candidates"),
     "rdmldg show demo --verdict rejected": Run("runs/demo/flat/sarr-1/candidates"),
     "rdmldg show teacher": Run("5 of 1148 chains"),
+    "rdmldg report mine": Run("report.html"),
     "rdmldg report demo": Run("report.html"),
     "rdmldg report demo --prices 2.5 0.023": Run("report.html"),
-    "rdmldg doctor my.yaml": Run("answers, with 1 models"),
     # Its model is on a hub; and whether there is a GPU is what it is to find out.
     "rdmldg doctor pacs-internvl3-8b": Run("GPU", small="model.path=tiny", codes=(0, 1)),
+    "rdmldg export mine --out my-model": Run(
+        "model-of-mine: tiny with ", given={"my-model": "model-of-mine"}
+    ),
     "rdmldg export demo --out my-model": Run("my-model: tiny with "),
     "rdmldg calibrate demo --out rates.json": Run("the rates of run 'demo'"),
     "rdmldg run iconbed --dry-run --calibration rates.json --prices 2.5 0.023": Run("estimate"),
     "rdmldg run iconbed --dry-run": Run("plan of run 'iconbed'"),
-    "rdmldg refilter demo sarr.filter.min_logprob=-0.8": Run("runs/demo-refiltered: a run of its own"),
+    "rdmldg refilter mine sarr.filter.min_logprob=-0.8": Run("runs/mine-refiltered"),
+    "rdmldg refilter demo sarr.filter.min_logprob=-0.8": Run("runs/demo-refiltered"),
     "rdmldg collect 'pacs-internvl3-8b-trial-*'": Run("records of 3 runs"),
-    "rdmldg analyze tokens RUN": Run("tokens.csv and .png", given={"RUN": "demo"}),
-    "rdmldg analyze entropy RUN": Run("entropy-zero-shot-sarr-1.csv and .png", given={"RUN": "demo"}),
-    "rdmldg analyze mmd RUN": Run("mmd.csv and .png", given={"RUN": "demo"}),
-    "rdmldg analyze rejected RUN": Run("rejected.csv and .png", given={"RUN": "demo"}),
-    "rdmldg analyze adaptive RUN": Run("adaptive-sarr-1.csv and .png", given={"RUN": "demo"}),
-    "rdmldg analyze new-classes RUN": Run("new-classes.csv and .png", given={"RUN": "base"}),
+    "rdmldg analyze tokens demo": Run("tokens.csv and .png"),
+    "rdmldg analyze entropy demo": Run("entropy-zero-shot-sarr-1.csv and .png"),
+    "rdmldg analyze mmd demo": Run("mmd.csv and .png"),
+    "rdmldg analyze rejected demo": Run("rejected.csv and .png"),
+    "rdmldg analyze adaptive demo": Run("adaptive-sarr-1.csv and .png"),
+    "rdmldg analyze new-classes demo": Run("new-classes.csv and .png", given={"demo": "base"}),
     "rdmldg evaluate iconbed data.held_out=flat --adapter rdmldg-store/runs/demo/flat/mtct/adapter": Run(
         "target (all)", small=f"{ON_MINE} evaluation.max_new_tokens=16"
     ),
@@ -80,52 +89,58 @@ RUN = {
     "rdmldg ingest PACS.zip --dataset pacs": Run("PACS from ", "new"),
     "rdmldg run pacs-internvl3-8b --dry-run": Run("plan of run 'pacs-internvl3-8b'", "new"),
     "rdmldg annotate pacs --teacher gpt-4o --dry-run": Run("to ask: 56 samples", "new"),
-    "rdmldg annotate pacs --teacher gpt-4o --max-cost 20": Run("56 chains kept, 0 rejected", "new"),
-    "rdmldg chains import made.jsonl --dataset pacs --teacher my-teacher": Run("56 kept", "new"),
-    "rdmldg chains export --dataset iconbed --out out": Run("1148 chains of rules", "new"),
-    "rdmldg ingest rows.jsonl --dataset custom --name mine": Run("2 questions, 2 answers", "new"),
+    "rdmldg annotate pacs --teacher gpt-4o --max-cost 20": Run("56 chains", "new"),
+    "rdmldg chains import made.jsonl --dataset pacs --teacher my-teacher": Run("56", "new"),
+    "rdmldg chains export out --dataset iconbed": Run("1148 chains of rules", "new"),
     "rdmldg ingest rows.jsonl --dataset custom --name my-questions": Run("2 questions, 2 answers", "new"),
     # The teacher says "yes" to both questions.
-    "rdmldg annotate my-questions --teacher MODEL": Run(
-        "1 chains kept, 3 rejected", "new", {"MODEL": "gpt-4o"}
-    ),
-    "rdmldg ingest FOLDER --dataset custom --name mine": Run("mine from ", "own", {"FOLDER": "photos"}),
-    "rdmldg annotate mine --teacher ...": Run("90 chains kept, 0 rejected", "own", {"...": "gpt-4o"}),
+    "rdmldg annotate my-questions --teacher MODEL": Run("3 rejected", "new", {"MODEL": "gpt-4o"}),
+    "rdmldg ingest photos --dataset custom --name mine": Run("mine from ", "own"),
+    "rdmldg annotate mine --teacher gpt-4o --max-cost 20": Run("90 chains", "own"),
 }
 
 # The test that runs a command, on less data or with less training, but otherwise as it is shown.
 TESTED = {
-    "make demo": "test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage",
-    "rdmldg run iconbed": "test_run_real.py::test_a_run_killed_in_two_stages_ends_like_the_unbroken_one",
-    "rdmldg run my.yaml sarr.rounds=3 name=long": "test_readme_commands.py::test_the_python_snippet_runs",
+    "make demo": "runs/test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage",
+    "rdmldg run iconbed": "runs/test_run_real.py::test_a_run_killed_in_two_stages_ends_like_the_unbroken_one",
+    "rdmldg run my.yaml sarr.rounds=3 name=long": "docs/test_commands.py::test_the_python_snippet_runs",
     "rdmldg run iconbed --storage s3://bucket/x": (
-        "test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage"
+        "runs/test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage"
     ),
-    "rdmldg run iconbed-vqa": "vqa/test_run_vqa_real.py::test_every_stage_is_complete",
+    "rdmldg run iconbed-vqa": "runs/test_run_questions_real.py::test_every_stage_is_complete",
     "rdmldg run iconbed-vqa name=mine data.dataset=my-questions data.chains=MODEL data.held_out=all": (
-        "vqa/test_run_vqa_real.py::test_every_stage_is_complete"
+        "runs/test_run_questions_real.py::test_every_stage_is_complete"
     ),
     "rdmldg analyze questions iconbed-vqa": (
-        "vqa/test_run_vqa_real.py::test_the_analysis_of_questions_is_printed"
+        "runs/test_run_questions_real.py::test_the_analysis_of_questions_is_printed"
     ),
     "rdmldg sweep iconbed --space filters": (
-        "test_sweep_real.py::"
+        "sweeps/test_tuner_real.py::"
         "test_a_killed_sweep_loses_no_trial_shares_its_stages_and_marks_the_one_that_fails"
     ),
-    "rdmldg attach ID": "test_submit_real.py::test_ctrl_c_leaves_a_job_or_stops_it",
-    "rdmldg --install-completion": "test_shell.py::test_completion_can_be_installed",
-    "python -m rdmldg_ray": "test_shell.py::test_the_module_is_the_command",
+    "rdmldg attach ID": "runtime/test_submission_real.py::test_ctrl_c_leaves_a_job_or_stops_it",
+    "rdmldg --install-completion": "cli/test_shell.py::test_completion_can_be_installed",
+    "python -m rdmldg_ray": "cli/test_shell.py::test_the_module_is_the_command",
+    "python -m tools.settings_table --write docs/recipes-and-settings.md": (
+        "docs/test_settings_table.py::test_the_table_is_written_between_the_markers"
+    ),
     "python -m tools.autoscale.rehearse > autoscale.json": (
-        "test_autoscale.py::test_nodes_come_for_training_and_for_engines_and_go_when_idle"
+        "tools/test_autoscale.py::test_nodes_come_for_training_and_for_engines_and_go_when_idle"
     ),
     "python -m tools.scale.control_path --samples 10000 100000": (
-        "test_scale.py::test_every_image_is_streamed_once_and_every_candidate_is_judged"
+        "tools/test_scale.py::test_every_image_is_streamed_once_and_every_candidate_is_judged"
     ),
     "pip install -e .": "test_wheel.py::test_it_runs_from_an_empty_folder",
 }
 
 # What runs the tests.
-AROUND = {"make setup", "make test", ".venv/bin/pytest -m 'not slow'", "pytest tests/cluster"}
+AROUND = {
+    "make setup",
+    "make test",
+    "make test-quick",
+    ".venv/bin/pytest -m 'not slow'",
+    "pytest tests/cluster",
+}
 
 # How commands begin that need what a test has not, and the word that says so beside them.
 NEEDS = {
@@ -153,6 +168,7 @@ NEEDS = {
     "envsubst '$RDMLDG_IMAGE": "Kubernetes",
     "kubectl ": "Kubernetes",
     "python -m tools.chaos.rehearse FOLDER": "an hour",
+    "vllm serve my-model": "needs vLLM",
 }
 
 
@@ -197,8 +213,11 @@ def test_the_tests_that_run_a_command_are_there(test):
 
 def test_make_runs_what_is_said():
     makefile = (documented.REPOSITORY / "Makefile").read_text()
+    needs = dict(re.findall(r"^([\w-]+):(.*)$", makefile, re.M))
+    assert {one.command.removeprefix("make ") for one in SHOWN if one.command.startswith("make ")} <= {*needs}
     assert "\ndemo: setup\n\t$(BIN)/rdmldg demo\n" in makefile
-    assert "\ntest: lint\n" in makefile and "\nlint: setup\n" in makefile and "\nsetup:\n" in makefile
+    assert needs["test"].split() == ["test-quick"] and needs["test-quick"].split() == ["lint"]
+    assert needs["lint"].split() == ["setup"]
 
 
 def chain(label):
@@ -220,7 +239,7 @@ def write_photos(folder):
 
 
 def write_files(folder, png):
-    """The files that the README's commands read; returns their images as rows with chains."""
+    """The files that the commands read; returns their images as rows with chains."""
     rows = []
     with zipfile.ZipFile(folder / "PACS.zip", "w") as archive, (folder / "made.jsonl").open("w") as made:
         for domain in get_dataset("pacs").environments:
@@ -235,8 +254,9 @@ def write_files(folder, png):
                         {"role": "assistant", "content": row["chain"]},
                     ]
                     made.write(json.dumps({"messages": turns, "images": [path]}) + "\n")
-    questions = re.findall(r'^    (\{"image": .*)', documented.README.read_text(), re.M)
-    (folder / "rows.jsonl").write_text("\n".join(questions))
+    [block] = documented.blocks("docs/own-data.md", "json")
+    questions = block.splitlines()
+    (folder / "rows.jsonl").write_text(block)
     [photo] = {json.loads(line)["image"] for line in questions}
     (folder / photo).parent.mkdir()
     (folder / photo).write_bytes(png((48, 48), seed=len(rows)))
@@ -261,15 +281,15 @@ def teacher(tmp_path_factory, png):
 
 @pytest.fixture(scope="module")
 def finished(teacher, ray_cluster):
-    """What the README's snippet left in its names, printed, and asked of the teacher."""
+    """What the snippet left in its names, printed, and asked of the teacher."""
     folder, endpoint = teacher
     printed = StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.chdir(folder / "finished")
-        Path("my.yaml").write_text(dump_config(load_config("demo", [*SMALL, "name=mine"])))
-        [snippet] = re.findall(r"^```python\n(.*?)^```$", documented.README.read_text(), re.M | re.S)
+        Path("my.yaml").write_text(dump_config(load_config("demo", [*SMALL, "name=mine", *ON_MINE.split()])))
+        [snippet] = documented.blocks("docs/python.md", "python")
         names: dict = {}
-        exec(compile(snippet, "README.md", "exec"), names)
+        exec(compile(snippet, "docs/python.md", "exec"), names)
     return names, printed.getvalue(), len(endpoint.requests)
 
 

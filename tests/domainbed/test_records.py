@@ -4,12 +4,11 @@ import pyarrow as pa
 import pytest
 
 from rdmldg_ray.config.load import load_config
-from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.domainbed.records import make_records, read_results, write_results
-from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
-from rdmldg_ray.storage import StorageError, write_table
+from rdmldg_ray.domainbed.records import make_records, read_results
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
+from rdmldg_ray.storage import StorageError
 
-INFO = DatasetInfo("pacs", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 9, "photo": 9, "sketch": 9})
+ENVIRONMENTS = ("art", "photo", "sketch")
 
 
 def config(*overrides):
@@ -17,10 +16,10 @@ def config(*overrides):
 
 
 def predictions(*groups):
-    """From (pathway, domain, part, held out, marks): one prediction for each mark, 1 for right."""
+    """From (pathway, domain, split, held out, marks): one prediction for each mark, 1 for right."""
     rows = [
-        {"domain": domain, "part": part, "held_out": held_out, "pathway": pathway, "correct": mark == "1"}
-        for pathway, domain, part, held_out, marks in groups
+        {"domain": domain, "split": split, "held_out": held_out, "pathway": pathway, "correct": mark == "1"}
+        for pathway, domain, split, held_out, marks in groups
         for mark in marks
     ]
     return pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA)
@@ -43,7 +42,7 @@ def accuracies(record):
 
 
 def test_a_record_has_domainbeds_fields_and_the_accuracies_counted_by_hand():
-    direct, reasoning = make_records(TABLE, config(), INFO, "mtct", 1)
+    direct, reasoning = make_records(TABLE, config(), ENVIRONMENTS, "mtct", 1)
     args = direct["args"]
     assert {key: args[key] for key in ("dataset", "algorithm", "test_envs", "trial_seed")} == {
         "dataset": "PACS",
@@ -71,14 +70,14 @@ def test_several_domains_held_out_are_several_test_environments():
         ("direct", "sketch", "out", True, "1"),
         ("direct", "photo", "out", False, "1"),
     )
-    (record,) = make_records(table, config(), INFO, "sarr-1", 2)
+    (record,) = make_records(table, config(), ENVIRONMENTS, "sarr-1", 2)
     assert record["args"]["test_envs"] == [0, 2]
     assert record["env0_in_acc"] == 1.0
     assert record["env2_out_acc"] == 1.0
 
 
 def algorithm(model, *overrides):
-    return make_records(TABLE, config(*overrides), INFO, model, 0)[0]["args"]["algorithm"]
+    return make_records(TABLE, config(*overrides), ENVIRONMENTS, model, 0)[0]["args"]["algorithm"]
 
 
 def test_what_is_not_the_whole_method_is_called_what_it_is():
@@ -88,7 +87,7 @@ def test_what_is_not_the_whole_method_is_called_what_it_is():
 
 
 def hparams_seed(*overrides):
-    return make_records(TABLE, config(*overrides), INFO, "mtct", 1)[0]["args"]["hparams_seed"]
+    return make_records(TABLE, config(*overrides), ENVIRONMENTS, "mtct", 1)[0]["args"]["hparams_seed"]
 
 
 def test_trials_and_folds_share_their_hyperparameters_seed_and_settings_do_not():
@@ -97,24 +96,6 @@ def test_trials_and_folds_share_their_hyperparameters_seed_and_settings_do_not()
     assert hparams_seed("engines.num_engines=1") == same
     assert hparams_seed("mtct.learning_rate=1e-4") != same
     assert hparams_seed("sarr.filter.max_tokens=9") != same
-
-
-def test_results_are_written_a_record_a_line_and_read_back(tmp_path):
-    run = str(tmp_path / "run")
-    write_table(f"{run}/photo/evaluation/zero-shot/predictions.parquet", TABLE)
-    write_table(f"{run}/photo/evaluation/sarr-1/predictions.parquet", TABLE)
-    steps = {"photo/evaluation/zero-shot": 0, "photo/evaluation/sarr-1": 2}
-    write_results(run, config(), INFO, steps)
-    records = read_results(run)
-    assert [(record["args"]["algorithm"], record["step"]) for record in records] == [
-        ("zero-shot (direct)", 0),
-        ("zero-shot (reasoning)", 0),
-        ("RD-MLDG (direct)", 2),
-        ("RD-MLDG (reasoning)", 2),
-    ]
-    assert read_results(f"{run}/results.jsonl") == records
-    # DomainBed cuts the last character of each line, which must be the newline.
-    assert (tmp_path / "run/results.jsonl").read_text().endswith("}\n")
 
 
 def test_a_run_without_results_and_a_line_that_is_none_are_named(tmp_path):

@@ -4,7 +4,7 @@ from rdmldg_ray.domainbed.selection import (
     METHODS,
     Cell,
     Choice,
-    Source,
+    SingleSource,
     choose,
     leave_one_domain_out,
     num_envs,
@@ -113,6 +113,6 @@ def test_a_single_source_is_validated_on_itself_and_its_best_checkpoint_taken():
         record([0], 0, (0.9, 0.9), (0, 0.9)),  # of two environments one is always a single source
     ]
     [(cell, choice)] = select_single_source(records).items()
-    assert cell == Source("PACS", "ERM", 1, 0)
+    assert cell == SingleSource("PACS", "ERM", 1, 0)
     assert choice.validation == 0.6
     assert (choice.accuracy(0), choice.accuracy(2)) == (0.2, 0.4)

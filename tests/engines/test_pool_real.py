@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import psutil
 import pyarrow as pa
@@ -11,12 +12,14 @@ import ray
 from rich.console import Console
 
 from rdmldg_ray.config.load import load_config
+from rdmldg_ray.config.schema import EnginesConfig
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.engines.engine import EngineError, Request
+from rdmldg_ray.engines import pool as pool_module
+from rdmldg_ray.engines.engine import EngineError, GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.parity import ParityError
-from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.run import Run
 from rdmldg_ray.sarr.round import generate_round
 from rdmldg_ray.storage import join, read_images, read_table, write_table
 from tests.helpers import adapters
@@ -25,7 +28,7 @@ from tools import mini
 pytestmark = pytest.mark.slow
 
 CLASSES = list(mini.CLASSES)
-DIRECT = Request("direct", 0, 0.0, 1.0, 16, 0)
+DIRECT = GenerationRequest("direct", 0, 0.0, 1.0, 16, 0)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def pipeline(tmp_path_factory, ray_cluster):
     root = str(tmp_path_factory.mktemp("mini"))
     mini.write_mini(root)
     config = load_config("demo", ["data.dataset=mini", f"storage={root}"])
-    return Pipeline(config, read_dataset_info(root, "mini"), Console())
+    return Run(config, read_dataset_info(root, "mini"), Console())
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +119,30 @@ def test_a_round_whose_engine_is_killed_has_each_candidate_once(pool, pipeline, 
     assert psutil.wait_procs(killed, timeout=10)[1] == []
 
 
+def test_vllms_own_processes_end_with_a_killed_engine(pool, monkeypatch):
+    # As on GPUs: the core of vLLM in a process of its own.
+    environment = {**pool_module.engine_environment(EnginesConfig()), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    monkeypatch.setattr(pool_module, "engine_environment", lambda engines: environment)
+    engines = pool(num_engines=1)
+    engines.load(None)
+    [actor], children = processes_of(engines)
+    assert children
+    actor.kill()
+    deadline = time.monotonic() + 10
+    while left := [process for process in children if is_alive(process)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def is_alive(process):
+    # One that has ended is a zombie until whoever inherited it looks.
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def test_an_engine_that_hangs_is_ended_after_the_set_time_with_what_it_asked_for(pool, samples):
     engines = pool(num_engines=1, batch_timeout_s=5, max_restarts=0)
     engines.load(None)
-    answers = engines.generate(samples, Request("reasoning", 0, 1.0, 1.0, 100, 0))
+    answers = engines.generate(samples, GenerationRequest("reasoning", 0, 1.0, 1.0, 100, 0))
     [actor], _ = processes_of(engines)
     actor.suspend()
     try:

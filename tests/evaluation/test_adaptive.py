@@ -13,7 +13,7 @@ from rdmldg_ray.evaluation.adaptive import (
     pair_answers,
     point_at,
 )
-from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 
 
 def answers(sureness, direct, reasoning, direct_tokens=2, reasoning_tokens=100):

@@ -13,9 +13,9 @@ from rdmldg_ray.evaluation.analyses import (
     harmonic_mean,
     mmd_squared,
     probability_shares,
-    rejected_by_round,
 )
-from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
+from rdmldg_ray.runs.results import rejected_by_round
 
 
 def tokens(*rows):
@@ -111,9 +111,9 @@ def test_distances_are_between_all_domains_for_each_kind_of_embedding():
 def test_the_share_rejected_is_read_from_the_state_by_round():
     state = {
         "art/evaluation/mtct": {"seconds": 1.0, "accuracy": {}},
-        "art/sarr-1/candidates": {"candidates": 200, "kept": 50, "images": 100, "images_with_chain": 50},
+        "art/sarr-1/candidates": {"candidates": 200, "accepted": 50, "images": 100, "images_with_chain": 50},
         "art/sarr-1": {"seconds": 1.0, "samples": 50},
-        "art/sarr-2/candidates": {"candidates": 160, "kept": 80, "images": 100, "images_with_chain": 80},
+        "art/sarr-2/candidates": {"candidates": 160, "accepted": 80, "images": 100, "images_with_chain": 80},
     }
     assert rejected_by_round(state) == [
         {"held_out": "art", "round": 1, "candidates": 200, "rejected": 0.75, "without_chain": 0.5},

@@ -2,7 +2,8 @@ import pyarrow as pa
 import pytest
 
 from rdmldg_ray.engines.engine import ANSWER_SCHEMA
-from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA, accuracies, score_answers
+from rdmldg_ray.evaluation.predict import score_answers
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA, accuracies
 
 CLASSES = ["dog", "dog_house", "sea_animal"]
 
@@ -13,7 +14,7 @@ def predictions(*groups):
         {
             "id": f"{domain}/{part}/{number}",
             "domain": domain,
-            "part": part,
+            "split": part,
             "held_out": held_out,
             "pathway": pathway,
             "correct": mark == "1",
@@ -65,7 +66,7 @@ SAMPLES = pa.table(
     {
         "id": ["t/1", "t/2", "a/1"],
         "domain": ["t", "t", "a"],
-        "part": ["in", "out", "out"],
+        "split": ["in", "out", "out"],
         "held_out": [True, True, False],
         "label": ["dog", "sea_animal", "dog_house"],
     }
@@ -76,7 +77,7 @@ def score(pathway, texts, samples=SAMPLES):
     answers = pa.table(
         {
             "id": list(texts),
-            "attempt": [0] * len(texts),
+            "candidate": [0] * len(texts),
             "text": list(texts.values()),
             "num_tokens": [3] * len(texts),
             "logprob": [-1.0] * len(texts),
@@ -98,7 +99,7 @@ def test_a_direct_answer_names_its_class_by_its_whole_text():
         "t/2": ("sea_animal", True),
         "t/1": (None, False),
     }
-    assert {i: (r["domain"], r["part"], r["held_out"], r["label"]) for i, r in rows.items()} == {
+    assert {i: (r["domain"], r["split"], r["held_out"], r["label"]) for i, r in rows.items()} == {
         "t/1": ("t", "in", True, "dog"),
         "t/2": ("t", "out", True, "sea_animal"),
         "a/1": ("a", "out", False, "dog_house"),

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 from rdmldg_ray.evaluation.questions import by_question
 
 SAMPLES = pa.table(

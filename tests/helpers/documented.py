@@ -12,12 +12,16 @@ from rdmldg_ray.config.load import recipe_names
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "cluster/README.md", "cluster/SCALE.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(page.relative_to(REPOSITORY)) for page in REPOSITORY.glob("docs/*.md")),
+    "cluster/README.md",
+    "cluster/SCALE.md",
+)
 RECIPES = REPOSITORY / "rdmldg_ray/config/recipes"
-# What stands in backticks is a command when it begins with one of these and goes on.
+# Text in backticks is a command when it begins with one of these and has more words.
 _PROGRAMS = "rdmldg|make|python|pytest|pip|ray|aws|docker|kubectl"
-# How an indented block begins that is no command: what one prints, where things lie, rows of a file.
-_NO_COMMANDS = ("flat held out: ", "<storage>/", '{"image": ')
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def shown() -> list[Shown]:
 
 
 def _in_document(name: str, text: str) -> Iterator[Shown]:
-    # The fenced blocks are of other languages; the lines keep their numbers.
+    # Commands are indented; fenced blocks hold other languages. The lines keep their numbers.
     text = re.sub(r"^```.*?^```", lambda fenced: "\n" * fenced.group().count("\n"), text, flags=re.M | re.S)
     title = heading = paragraph = ""
     lines = text.splitlines()
@@ -55,6 +59,8 @@ def _in_document(name: str, text: str) -> Iterator[Shown]:
         while number < len(lines) and bool(lines[number].strip()) == bool(lines[first].strip()):
             number += 1
         block = lines[first:number]
+        if not block[0].strip():
+            continue
         if block[0].startswith("#"):
             heading = block[0]
             title = title or heading
@@ -62,8 +68,8 @@ def _in_document(name: str, text: str) -> Iterator[Shown]:
             paragraph = " ".join(block)
             for command in _in_backticks(paragraph):
                 yield Shown(command, f"{name}:{first + 1}", f"{title}\n{heading}\n{paragraph}")
-        elif not block[0].strip().startswith(_NO_COMMANDS):
-            # A command may go on in the next line.
+        else:
+            # A command may continue in the next line.
             for line in "\n".join(block).replace("\\\n", " ").splitlines():
                 command = " ".join(line.split(" #")[0].split())
                 yield Shown(command, f"{name}:{first + 1}", f"{title}\n{heading}\n{paragraph}\n{line}")
@@ -72,6 +78,11 @@ def _in_document(name: str, text: str) -> Iterator[Shown]:
 def _in_backticks(text: str) -> list[str]:
     found = re.findall(r"`([^`]+)`", text)
     return [command for command in found if re.match(rf"({_PROGRAMS}) ", command)]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language in a page, such as its YAML."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (REPOSITORY / page).read_text(), re.M | re.S)
 
 
 def _help(command, path: str) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from transformers.models.internvl.video_processing_internvl import InternVLVideo
 
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_samples
-from rdmldg_ray.engines.engine import Engine, Request
+from rdmldg_ray.engines.engine import Engine, GenerationRequest
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.loading import save_published
 from tests.helpers import adapters, families
@@ -141,7 +141,7 @@ def main(family: str, folder: Path) -> None:
     report = engine.load(str(folder / "adapter"))
     batch = pa.table({name: [row[name] for row in rows] for name in ("id", "image")})
     answers = {
-        pathway: engine.generate(batch, Request(pathway, 0, 0.0, 1.0, 8, 0)).to_pylist()
+        pathway: engine.generate(batch, GenerationRequest(pathway, 0, 0.0, 1.0, 8, 0)).to_pylist()
         for pathway in ("direct", "reasoning")
     }
     result = {

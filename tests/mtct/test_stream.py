@@ -11,7 +11,7 @@ from rdmldg_ray import storage
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.datasets.builtin.iconbed import write_iconbed
-from rdmldg_ray.datasets.index import sample_index, take_part
+from rdmldg_ray.datasets.index import sample_index, take_split
 from rdmldg_ray.datasets.schema import read_dataset_info, samples_location
 from tests.helpers import s3_counter
 from tests.helpers.repository import ROOT
@@ -48,7 +48,7 @@ def counted(s3_root, monkeypatch):
 def training_set(root):
     """As MTCT makes it: samples of the source domains with the teacher's chains."""
     info = read_dataset_info(root, "iconbed")
-    index = take_part(sample_index(root, info, SOURCES), info, "in", 0, 0.2)
+    index = take_split(sample_index(root, info, SOURCES), info, "in", 0, 0.2)
     return attach_chains(index, read_chains(root, "iconbed", "rules", SOURCES), root)
 
 

@@ -27,7 +27,7 @@ TABLE = rejections(
 )
 
 
-def test_the_domain_with_the_smallest_share_kept_comes_first():
+def test_the_domain_with_the_smallest_share_accepted_comes_first():
     lines = printed(rejection_table(TABLE, "domain", "x")).splitlines()
     cells = [line.replace("│", " ").split() for line in lines]
     assert ["photo", "3", "33.3", "1", "1"] in cells
@@ -39,11 +39,11 @@ def test_of_many_classes_those_with_most_rejections_are_shown_and_the_rest_count
     many = rejections(*[("art", f"class {i:02}", None if i < 5 else "wrong_class", 1) for i in range(25)])
     text = printed(rejection_table(many, "label", "x"))
     assert "class 05" in text and "class 04" not in text
-    assert "and 5 more, with a larger share kept" in text
+    assert "and 5 more, with a larger share accepted" in text
 
 
 def summary(**changes):
-    known = {"images": 4, "images_with_chain": 2, "candidates": 8, "kept": 3, "tokens_per_kept": 45.5}
+    known = {"images": 4, "images_with_chain": 2, "candidates": 8, "accepted": 3, "tokens_per_selected": 45.5}
     return known | {"draws_left": 0} | changes
 
 
@@ -52,7 +52,7 @@ def test_a_rounds_line_tells_what_a_chain_cost():
         "2 of 4 images have a chain, 45.5 tokens for each; 3 of 8 candidates pass the filter"
     )
     assert "0 of 4 images have a chain; 0 of 8" in round_line(
-        summary(images_with_chain=0, kept=0, tokens_per_kept=None)
+        summary(images_with_chain=0, accepted=0, tokens_per_selected=None)
     )
 
 
@@ -66,7 +66,7 @@ def test_shares_are_told_round_by_round():
         "art/mtct": {},
         "art/sarr-1/candidates": summary(),
         "art/sarr-1": {},
-        "art/sarr-2/candidates": summary(kept=6),
-        "photo/sarr-1/candidates": summary(kept=8),
+        "art/sarr-2/candidates": summary(accepted=6),
+        "photo/sarr-1/candidates": summary(accepted=8),
     }
-    assert shares_line(state, "art") == "share kept by round, 1: 37.5 %, 2: 75.0 %"
+    assert shares_line(state, "art") == "share accepted by round, 1: 37.5 %, 2: 75.0 %"

@@ -3,13 +3,12 @@ from rich.console import Console
 
 from rdmldg_ray.report.tables import (
     domain_table,
-    held_out_domains,
-    models,
     percent,
-    share_kept,
+    share_accepted,
     summary_table,
     time_table,
 )
+from rdmldg_ray.runs.store import evaluated_folds, evaluated_models
 
 
 def evaluation(direct, reasoning, seconds=10.0):
@@ -26,7 +25,7 @@ STATE = {
     "photo/evaluation/zero-shot": evaluation(0.1, 0.2),
     "photo/mtct": {"seconds": 100.4, "samples": 5},
     "photo/evaluation/mtct": evaluation(0.5, 0.6),
-    "photo/sarr-1/candidates": {"seconds": 7.0, "kept": 3, "candidates": 4},
+    "photo/sarr-1/candidates": {"seconds": 7.0, "accepted": 3, "candidates": 4},
     "photo/sarr-1": {"seconds": 50.0, "samples": 3},
     "photo/evaluation/sarr-1": evaluation(0.71249, 0.8),
     "art/evaluation/zero-shot": evaluation(0.3, 0.4),
@@ -41,14 +40,14 @@ def cells(table):
 
 
 def test_domains_and_models_come_in_the_order_of_the_run():
-    assert held_out_domains(STATE) == ["photo", "art"]
-    assert models(STATE, "photo") == ["zero-shot", "mtct", "sarr-1"]
-    assert models(STATE, "art") == ["zero-shot", "mtct"]
+    assert evaluated_folds(STATE) == ["photo", "art"]
+    assert evaluated_models(STATE, "photo") == ["zero-shot", "mtct", "sarr-1"]
+    assert evaluated_models(STATE, "art") == ["zero-shot", "mtct"]
 
 
-def test_the_share_kept_belongs_to_a_round():
-    assert share_kept(STATE, "photo", "sarr-1") == 0.75
-    assert share_kept(STATE, "photo", "mtct") is None
+def test_the_share_accepted_belongs_to_a_round():
+    assert share_accepted(STATE, "photo", "sarr-1") == 0.75
+    assert share_accepted(STATE, "photo", "mtct") is None
 
 
 def test_a_domains_table_has_a_row_for_each_model_and_pathway():
@@ -59,7 +58,7 @@ def test_a_domains_table_has_a_row_for_each_model_and_pathway():
         "target (in)",
         "target (all)",
         "validation",
-        "chains kept",
+        "chains accepted",
     ]
     assert cells(table) == [
         ["zero-shot", "direct", "10.0", "5.0", "90.0", ""],

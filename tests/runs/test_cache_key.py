@@ -2,7 +2,7 @@ import pytest
 
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.runs.cache_key import count_shared, stage_addresses
+from rdmldg_ray.runs.cache_key import count_shared, stage_keys
 from rdmldg_ray.runs.plan import plan_stages
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
@@ -10,7 +10,7 @@ INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 5
 
 def addresses(*overrides, info=INFO):
     config = load_config("demo", ["data.dataset=pets", "data.held_out=photo", "sarr.rounds=2", *overrides])
-    return stage_addresses(config, info, plan_stages(config, info))
+    return stage_keys(config, info, plan_stages(config, info))
 
 
 BEFORE = addresses()

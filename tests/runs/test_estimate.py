@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rdmldg_ray.cli import app
-from rdmldg_ray.config.load import dump_config, load_config
+from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_info
 from rdmldg_ray.runs.estimate import (
     Calibration,
@@ -19,7 +19,8 @@ from rdmldg_ray.runs.estimate import (
     total,
 )
 from rdmldg_ray.runs.plan import count_samples, plan_stages
-from rdmldg_ray.storage import write_bytes, write_json
+from rdmldg_ray.runs.store import RunStore, Stage, write_fold_state
+from rdmldg_ray.storage import write_bytes
 
 RATES = Calibration(
     model="tiny",
@@ -33,7 +34,7 @@ RATES = Calibration(
     tokens_per_candidate=100,
     max_attempts=2,
     candidates_per_image=1.5,
-    kept_share=0.5,
+    share_with_chain=0.5,
     answers_per_s=40,
     bytes_per_training=1000,
     bytes_per_candidate=10,
@@ -163,8 +164,11 @@ def test_a_finished_run_calibrates_the_plan_of_another(tmp_path, store):
     state, step_rates, sizes = finished(config, info)
     shutil.copytree(f"{store}/datasets", tmp_path / "datasets")
     run = tmp_path / "runs/demo"
-    write_json(f"{run}/state.json", state)
-    (run / "config.yaml").write_text(dump_config(config))
+    run.mkdir(parents=True)
+    RunStore(str(tmp_path), "demo").write_config(config)
+    for held_out in {Stage.parse(name).held_out for name in state}:
+        mine = {name: entry for name, entry in state.items() if Stage.parse(name).held_out == held_out}
+        write_fold_state(RunStore(str(tmp_path), "demo"), held_out, mine)
     for name, size in sizes.items():
         lines = json_line(7.0) + json_line(step_rates[name]) if name in step_rates else ""
         if lines:

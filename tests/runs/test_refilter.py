@@ -11,8 +11,9 @@ from rich.console import Console
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config.load import ConfigError, load_config
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_info
-from rdmldg_ray.runs.pipeline import Pipeline
 from rdmldg_ray.runs.refilter import refilter_run
+from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.store import RunStore
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
 from rdmldg_ray.sarr.selection import select_chains, write_candidates
 from rdmldg_ray.storage import exists, list_files, read_bytes, read_json, read_table, write_bytes
@@ -43,7 +44,7 @@ def candidates(logprobs):
 
 def pipeline(root, name, *overrides):
     overrides = ["data.held_out=paint", "sarr.rounds=2", f"name={name}", f"storage={root}", *overrides]
-    return Pipeline(load_config("demo", overrides), iconbed_info(), Console(quiet=True))
+    return Run(load_config("demo", overrides), iconbed_info(), Console(quiet=True))
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def old(root, info):
         else:
             write_bytes(f"{folder}/adapter/adapter_config.json", f"of {stage.name}".encode())
             write_bytes(f"{folder}/checkpoints/1/optimizer.pt", b"large")
-        run._complete(stage, 1.0, summary)
+        run.store.enter(stage, {"seconds": 1.0, **summary})
     return run
 
 
@@ -78,10 +79,10 @@ def test_the_new_run_has_the_new_kept_set_and_the_old_run_is_as_it_was(old, root
     before = files(old.location)
     name, state = refilter_run(root, "old", None, [STRICTER], 1)
     assert files(old.location) == before
-    kept = read_table(f"{root}/runs/{name}/paint/sarr-1/kept")
+    kept = read_table(f"{root}/runs/{name}/paint/sarr-1/selected")
     assert kept["mean_logprob"].to_pylist() == [-0.2]
     assert state["paint/sarr-1/candidates"]["rejected"] == {"low_logprob": 1}
-    assert state == read_json(f"{root}/runs/{name}/state.json")
+    assert state == RunStore(root, name).state()
 
 
 def test_the_new_run_goes_on_with_the_rounds_training(old, root):
@@ -105,7 +106,7 @@ def test_a_later_round_takes_the_earlier_ones_as_they_are(old, root):
     assert name == "later"
     assert state["paint/sarr-1/candidates"] == old.state()["paint/sarr-1/candidates"]
     for round_, kept in ((1, [-0.2, -0.5]), (2, [-0.1])):
-        found = read_table(f"{root}/runs/later/paint/sarr-{round_}/kept")
+        found = read_table(f"{root}/runs/later/paint/sarr-{round_}/selected")
         assert found["mean_logprob"].to_pylist() == kept
     remaining = [stage.name for stage in pipeline(root, "later", STRICTER).remaining()]
     assert remaining == ["paint/sarr-2", "paint/evaluation/sarr-2"]

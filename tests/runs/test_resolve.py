@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from rdmldg_ray.runs.resolve import RunRef, parse_run, resolve_run, resolve_runs
+from rdmldg_ray.runs.resolve import parse_run, resolve_run, resolve_runs
+from rdmldg_ray.runs.store import RunStore
 from rdmldg_ray.storage import write_bytes
 
 
@@ -19,16 +20,16 @@ def root(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("named", "storage", "run"),
     [
-        ("demo", "s3://bucket/x", RunRef("s3://bucket/x", "demo")),
-        ("s3://bucket/x/runs/demo", None, RunRef("s3://bucket/x", "demo")),
-        ("s3://bucket/x/runs/demo/", "elsewhere", RunRef("s3://bucket/x", "demo")),
-        ("s3://bucket/runs/pacs-*", None, RunRef("s3://bucket", "pacs-*")),
-        ("/data/store/runs/demo", None, RunRef("/data/store", "demo")),
+        ("demo", "s3://bucket/x", RunStore("s3://bucket/x", "demo")),
+        ("s3://bucket/x/runs/demo", None, RunStore("s3://bucket/x", "demo")),
+        ("s3://bucket/x/runs/demo/", "elsewhere", RunStore("s3://bucket/x", "demo")),
+        ("s3://bucket/runs/pacs-*", None, RunStore("s3://bucket", "pacs-*")),
+        ("/data/store/runs/demo", None, RunStore("/data/store", "demo")),
     ],
 )
 def test_a_path_tells_the_storage_too(named, storage, run):
     assert parse_run(named, storage) == run
-    assert run.location.endswith(f"/runs/{run.name}")
+    assert run.uri.endswith(f"/runs/{run.name}")
 
 
 @pytest.mark.parametrize("named", ["s3://bucket/demo", "s3://runs/demo", "store/demo", "/runs/demo", "runs/"])
@@ -40,7 +41,7 @@ def test_a_path_that_is_no_runs_folder_is_refused(named):
 
 
 def test_a_run_is_meant_by_its_name_or_its_path(root, monkeypatch):
-    demo = RunRef(root, "demo")
+    demo = RunStore(root, "demo")
     assert resolve_run("demo", root) == demo == resolve_run("demo", "store")
     for path in ("store/runs/demo", "./store/runs/demo/", f"{root}/runs/demo"):
         assert resolve_run(path, "elsewhere") == demo
@@ -54,11 +55,11 @@ def test_wildcards_mean_runs_and_each_is_taken_once(root):
     assert resolve_run("d*", root).name == "demo"
 
 
-def test_a_file_can_be_wanted_of_runs(root):
+def test_only_runs_with_results_can_be_meant(root):
     write_bytes(f"{root}/runs/pacs-notes/results.jsonl", b"")
-    assert [run.name for run in resolve_runs(["pacs-*"], root, having="results.jsonl")] == ["pacs-notes"]
-    with pytest.raises(ValueError, match=r"demo: no run here with a results\.jsonl"):
-        resolve_runs(["demo"], root, having="results.jsonl")
+    assert [run.name for run in resolve_runs(["pacs-*"], root, with_results=True)] == ["pacs-notes"]
+    with pytest.raises(ValueError, match=r"demo: no run with results here"):
+        resolve_runs(["demo"], root, with_results=True)
 
 
 def test_several_runs_are_refused_where_one_is_wanted(root):

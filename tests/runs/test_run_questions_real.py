@@ -12,7 +12,7 @@ from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.datasets.ingest.opening import plan_questions
 from rdmldg_ray.datasets.ingest.writing import ingest
 from rdmldg_ray.evaluation.questions import by_question
-from rdmldg_ray.runs.pipeline import Pipeline
+from rdmldg_ray.runs.run import Run
 from rdmldg_ray.storage import join, read_table
 from tests.helpers.questions_file import DOMAINS, RELATIONS, STATEMENT, chain_table, write_questions
 
@@ -44,11 +44,11 @@ def finished(tmp_path_factory, shared_ray):
     info = ingest(plan_questions(str(file), root, NAME))
     pairs = [pair for domain in DOMAINS for pair in rows[domain]]
     pq.write_table(chain_table(NAME, pairs), folder / "chains.parquet")
-    assert import_chains(str(folder / "chains.parquet"), root, NAME, "rules") == {"kept": len(pairs)}
+    assert import_chains(str(folder / "chains.parquet"), root, NAME, "rules") == {"accepted": len(pairs)}
     done = CliRunner().invoke(app, ["run", "iconbed-vqa", *SETTINGS, "--storage", root])
     assert done.exit_code == 0, done.output
     config = load_config("iconbed-vqa", [*SETTINGS, f"storage={root}"])
-    return Pipeline(config, info, Console())
+    return Run(config, info, Console())
 
 
 def test_every_stage_is_complete(finished):
@@ -63,10 +63,10 @@ def test_chains_are_judged_by_their_own_rows_options(finished):
     for row in rows:
         assert row["label"] in row["options"]
         assert row["label_prob"] is not None
-        assert not row["kept"] or row["conclusion"] == row["label"]
+        assert not row["accepted"] or row["conclusion"] == row["label"]
         if row["reason"] == "wrong_class":
             assert row["conclusion"] in row["options"]
-    assert any(row["kept"] for row in rows)
+    assert any(row["accepted"] for row in rows)
 
 
 def test_direct_answers_are_among_their_own_rows_options(finished):

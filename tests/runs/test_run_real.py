@@ -16,9 +16,10 @@ from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.evaluation.predict import accuracies
-from rdmldg_ray.runs.pipeline import Pipeline
-from rdmldg_ray.storage import exists, join, read_json, read_table
+from rdmldg_ray.evaluation.predictions import accuracies
+from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.store import RunStore
+from rdmldg_ray.storage import exists, join, read_table
 from tools import mini
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def storage(tmp_path_factory):
 def unbroken(storage, ray_cluster):
     """A finished run."""
     config = make_config(storage, "unbroken")
-    pipeline = Pipeline(config, read_dataset_info(storage, "mini"), Console())
+    pipeline = Run(config, read_dataset_info(storage, "mini"), Console())
     pipeline.prepare()
     pipeline.run()
     return pipeline
@@ -75,11 +76,11 @@ def test_every_source_image_was_drawn_until_accepted(unbroken):
     for rows in drawn.values():
         rows.sort(key=lambda row: row["candidate"])
         assert [row["candidate"] for row in rows] == list(range(len(rows)))
-        assert not any(row["kept"] for row in rows[:-1])
-        assert rows[-1]["kept"] or len(rows) == 3
+        assert not any(row["accepted"] for row in rows[:-1])
+        assert rows[-1]["accepted"] or len(rows) == 3
     for row in candidates:
-        assert row["kept"] == (row["reason"] is None)
-        assert not row["kept"] or row["conclusion"] == row["label"]
+        assert row["accepted"] == (row["reason"] is None)
+        assert not row["accepted"] or row["conclusion"] == row["label"]
 
 
 def test_adapters_sit_on_both_towers_and_were_trained(unbroken):
@@ -117,20 +118,21 @@ def test_both_pathways_answered_for_every_image(unbroken):
 
 
 def test_a_run_killed_in_two_stages_ends_like_the_unbroken_one(unbroken, storage):
-    location = Path(make_config(storage, "killed").storage, "runs", "killed")
+    store = RunStore(make_config(storage, "killed").storage, "killed")
+    location = Path(store.uri)
 
     def in_mtct() -> bool:
         return exists(str(location / HELD_OUT / "mtct/metrics.jsonl"))
 
     def in_candidates() -> bool:
-        return f"{HELD_OUT}/evaluation/mtct" in read_json(str(location / "state.json"))
+        return f"{HELD_OUT}/evaluation/mtct" in store.state()
 
     for reached in (in_mtct, in_candidates):
         _start_and_kill(storage, reached)
-    done = read_json(str(location / "state.json"))
+    done = store.state()
     finished = _start(storage)
     assert finished.wait(timeout=400) == 0
-    state = read_json(str(location / "state.json"))
+    state = store.state()
     assert list(state) == list(unbroken.state())
     assert {name: state[name] for name in done} == done, "a stage was done twice"
     for name, entry in unbroken.state().items():

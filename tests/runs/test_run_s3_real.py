@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from rdmldg_ray import storage
+from rdmldg_ray.runs.store import RunStore
 from tests.helpers.repository import ROOT
 from tools import mini, s3_server
 
@@ -48,9 +49,8 @@ def rdmldg(folder, *arguments):
 def test_the_demo_runs_with_everything_on_object_storage(s3_root, tmp_path):
     mini.write_mini(s3_root)
     printed = rdmldg(tmp_path, "demo", *SETTINGS, "--storage", s3_root)
-    run = storage.join(s3_root, "runs/on-s3")
-    state = storage.read_json(storage.join(run, "state.json"))
-    assert "flat/evaluation/sarr-1" in state
+    run = RunStore(s3_root, "on-s3").uri
+    assert "flat/evaluation/sarr-1" in RunStore(s3_root, "on-s3").state()
     there = storage.list_files(run)
     for part in ("/mtct/adapter/", "/mtct/checkpoints/", "/sarr-1/candidates/", "/evaluation/sarr-1/"):
         assert any(part in file for file in there), part

@@ -9,9 +9,10 @@ from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.domainbed.records import read_results
-from rdmldg_ray.evaluation.predict import PREDICTION_SCHEMA
-from rdmldg_ray.runs.plan import Stage
-from rdmldg_ray.runs.stage_cache import SharingPipeline
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
+from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.stage_cache import StageCache
+from rdmldg_ray.runs.store import Stage, write_fold_state
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
 from rdmldg_ray.storage import join, read_json, read_table, write_bytes, write_table
 from tools import mini
@@ -30,7 +31,10 @@ def group(tmp_path):
         config = load_config("demo", ["data.dataset=mini", f"name={name}", f"storage={root}", *overrides])
         info = read_dataset_info(root, "mini")
         more = {"claim": claim} if claim else {}
-        return SharingPipeline(config, info, Console(quiet=True), join(root, "group"), **more)
+        cache = StageCache(config, info, join(root, "group"), **more)
+        run = Run(config, info, Console(quiet=True), cache)
+        run.cache = cache
+        return run
 
     return run
 
@@ -40,8 +44,8 @@ def finish(run, stage, files, **entry):
     for name, content in files.items():
         location = join(run.location, stage.name, name)
         write_table(location, content) if isinstance(content, pa.Table) else write_bytes(location, content)
-    run._complete(stage, 12.5, entry)
-    run._register(stage)
+    run.store.enter(stage, {"seconds": 12.5, **entry})
+    run.cache.register(stage, entry)
 
 
 def files_of(run, folder):
@@ -49,42 +53,42 @@ def files_of(run, folder):
     return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
 
 
-def test_a_stage_of_the_same_address_is_copied_whole_but_for_its_checkpoints(group):
+def test_a_stage_of_the_same_key_is_copied_whole_but_for_its_checkpoints(group):
     first, second = group("first"), group("second", "sarr.filter.max_tokens=50")
     files = {"adapter/adapter_config.json": b"{}", "metrics.jsonl": b"1\n", "checkpoints/x/optimizer": b"2"}
     finish(first, MTCT, files, samples=7)
-    second._do(MTCT)
+    second.folds["flat"].run_stage(MTCT)
     assert files_of(second, "flat/mtct") == ["adapter/adapter_config.json", "metrics.jsonl"]
     entry = second.state()["flat/mtct"]
     assert (entry["samples"], entry["shared"]) == (7, ["first"])
     assert entry["seconds"] < 5
 
 
-def test_a_stage_of_another_address_is_not_found(group):
+def test_a_stage_of_another_key_is_not_found(group):
     finish(group("first"), MTCT, {"metrics.jsonl": b"1\n"})
-    assert group("second")._complete_runs(MTCT) == ["first"]
-    assert group("second", "mtct.epochs=9")._complete_runs(MTCT) == []
+    assert group("second").cache.find(MTCT) == ["first"]
+    assert group("second", "mtct.epochs=9").cache.find(MTCT) == []
 
 
 def test_what_was_deleted_or_is_not_complete_is_not_found(group):
     first = group("first")
     finish(first, MTCT, {"metrics.jsonl": b"1\n"})
-    Path(first.state_location).unlink()
-    assert group("second")._complete_runs(MTCT) == []
+    write_fold_state(first.store, "flat", {})
+    assert group("second").cache.find(MTCT) == []
 
 
 def test_a_rounds_training_is_copied_without_what_its_draws_left(group):
     first, second = group("first"), group("second")
-    files = {"adapter/weights": b"1", "candidates/part-0.parquet": b"2", "kept/part-0.parquet": b"3"}
+    files = {"adapter/weights": b"1", "candidates/part-0.parquet": b"2", "selected/part-0.parquet": b"3"}
     finish(first, ROUND, {**files, "rejections.parquet": b"4"}, samples=3)
-    second._do(ROUND)
+    second.folds["flat"].run_stage(ROUND)
     assert files_of(second, "flat/sarr-1") == ["adapter/weights"]
 
 
 def predictions():
     rows = [
-        {"domain": domain, "part": part, "held_out": domain == "flat", "pathway": "direct", "correct": True}
-        for domain, part in (("flat", "in"), ("flat", "out"), ("paint", "out"), ("sketch", "out"))
+        {"domain": domain, "split": split, "held_out": domain == "flat", "pathway": "direct", "correct": True}
+        for domain, split in (("flat", "in"), ("flat", "out"), ("paint", "out"), ("sketch", "out"))
     ]
     return pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA)
 
@@ -92,7 +96,7 @@ def predictions():
 def test_a_copied_evaluation_stands_in_the_results_of_the_run_that_took_it(group):
     first, second = group("first"), group("second", "sarr.filter.max_tokens=50")
     finish(first, EVALUATION, {"predictions.parquet": predictions()}, accuracy={})
-    second._do(EVALUATION)
+    second.folds["flat"].run_stage(EVALUATION)
     [record] = read_results(second.location)
     assert record["hparams"]["sarr"]["filter"]["max_tokens"] == 50
 
@@ -125,30 +129,30 @@ def test_draws_are_judged_anew_by_each_run_without_an_engine(group):
     strict = group("strict", "sarr.filter.max_tokens=40")
     finish(strict, DRAWS, {"part-00000.parquet": candidates(strict, [60, 30])}, candidates=96, drawn_anew=96)
     loose, none = group("loose"), group("none", "sarr.filter.max_tokens=10", "sarr.max_attempts=2")
-    loose._do(DRAWS)
-    none._do(DRAWS)
+    loose.folds["flat"].run_stage(DRAWS)
+    none.folds["flat"].run_stage(DRAWS)
     assert loose.state()[DRAWS.name]["candidates"] == 48  # the first draw is enough
     assert none.state()[DRAWS.name]["candidates"] == 96
-    for run, kept in ((loose, 48), (none, 0)):
+    for run, accepted in ((loose, 48), (none, 0)):
         entry = run.state()[DRAWS.name]
-        assert (entry["kept"], entry["drawn_anew"], entry["shared"]) == (kept, 0, ["strict"])
-    lengths = read_table(join(loose.location, "flat/sarr-1/kept"), ["num_tokens"])["num_tokens"]
+        assert (entry["accepted"], entry["drawn_anew"], entry["shared"]) == (accepted, 0, ["strict"])
+    lengths = read_table(join(loose.location, "flat/sarr-1/selected"), ["num_tokens"])["num_tokens"]
     assert set(lengths.to_pylist()) == {60}
     # Neither has draws that the first does not have.
-    assert read_json(strict._entry_location(DRAWS)) == ["strict"]
+    assert read_json(strict.cache._entry_uri(DRAWS)) == ["strict"]
 
 
-def test_an_address_is_held_from_the_search_to_the_registration(group):
+def test_a_key_is_held_from_the_search_to_the_registration(group):
     held = []
 
     @contextmanager
-    def claim(address):
-        held.append(address)
+    def claim(key):
+        held.append(key)
         assert run.remaining()[0].name not in run.state()
         yield
-        assert run._entry(MTCT) == ["first", "second"]
+        assert run.cache._registered(MTCT) == ["first", "second"]
 
     finish(group("first"), MTCT, {"metrics.jsonl": b"1\n"})
     run = group("second", "evaluation.zero_shot=false", claim=claim)
-    run._do(MTCT)
-    assert held == [run.addresses["flat/mtct"]]
+    run.folds["flat"].run_stage(MTCT)
+    assert held == [run.cache._keys["flat/mtct"]]

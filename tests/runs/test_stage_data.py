@@ -8,8 +8,9 @@ from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import chains_location, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.runs.plan import Stage, count_samples
+from rdmldg_ray.runs.plan import count_samples
 from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.runs.store import RunStore, Stage
 from rdmldg_ray.storage import StorageError, read_table, write_table
 
 MTCT, ROUND = Stage("paint", "mtct", 0), Stage("paint", "train", 1)
@@ -48,16 +49,17 @@ def chain_of(id):
     return render_chain(dict.fromkeys(STAGES, id))
 
 
-def write_kept(iconbed, *ids):
-    kept = pa.table(
+def write_selected(iconbed, *ids):
+    selected = pa.table(
         {
             "id": pa.array(ids, pa.string()),
             "candidate": pa.array([0] * len(ids), pa.int64()),
             "text": pa.array([chain_of(id) for id in ids], pa.string()),
-            "kept": pa.array([True] * len(ids), pa.bool_()),
+            "accepted": pa.array([True] * len(ids), pa.bool_()),
         }
     )
-    write_table(f"{iconbed.run}/paint/sarr-1/kept/part-00000.parquet", kept)
+    store = RunStore(iconbed.config.storage, iconbed.config.name)
+    write_table(f"{store.uri}/paint/sarr-1/selected/part-00000.parquet", selected)
 
 
 def with_setting(iconbed, **settings):
@@ -69,7 +71,7 @@ def with_setting(iconbed, **settings):
 def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
     ids = iconbed.source_index("paint", "in")["id"].to_pylist()
     out = iconbed.source_index("paint", "out")["id"].to_pylist()
-    write_kept(iconbed, ids[5], ids[2], out[0], "iconbed/paint/bird/x.png")
+    write_selected(iconbed, ids[5], ids[2], out[0], "iconbed/paint/bird/x.png")
     own, left_out = iconbed.training_set(ROUND)
     assert left_out == len(ids) - 2
     assert own["id"].to_pylist() == [ids[2], ids[5]]
@@ -78,7 +80,7 @@ def test_a_round_trains_on_the_kept_candidates_of_the_sources_alone(iconbed):
 
 def test_images_without_a_chain_may_get_the_teachers_or_stay_with_their_label(iconbed, store, info):
     ids = iconbed.source_index("paint", "in")["id"].to_pylist()
-    write_kept(iconbed, ids[3])
+    write_selected(iconbed, ids[3])
     teachers = read_table(chains_location(store, info.name, "rules"), ["id", "text"]).to_pylist()
     texts = {row["id"]: row["text"] for row in teachers}
     for without_chain in ("teacher", "labels"):
@@ -93,12 +95,14 @@ def test_images_without_a_chain_may_get_the_teachers_or_stay_with_their_label(ic
 
 def test_a_round_that_keeps_no_chain_goes_on_with_what_was_asked_for_or_says_so(iconbed):
     ids = iconbed.source_index("paint", "in")["id"].to_pylist()
-    write_kept(iconbed)
+    write_selected(iconbed)
     for without_chain, chains in (("teacher", len(ids)), ("labels", 0)):
         own = with_setting(iconbed, without_chain=without_chain).training_set(ROUND)[0]
         assert sorted(own["id"].to_pylist()) == sorted(ids)
         assert own["chain"].is_valid().to_pylist().count(True) == chains
-    with pytest.raises(ValueError, match=r"sarr-1/kept: no sample .* see sarr.filter, .* sarr.without_chain"):
+    with pytest.raises(
+        ValueError, match=r"sarr-1/selected: no sample .* see sarr.filter, .* sarr.without_chain"
+    ):
         iconbed.training_set(ROUND)
 
 
@@ -118,13 +122,13 @@ def test_chains_are_checked_as_a_training_reads_them(iconbed, tmp_path):
         changed = [row | change if row["id"] in training else row for row in rows.to_pylist()]
         write_table(location, pa.Table.from_pylist(changed, rows.schema))
 
-    rewrite(sketch, {"kept": False})
+    rewrite(sketch, {"accepted": False})
     data.check_chains(MTCT)
     rewrite(flat, {"text": "It is a bird."})
     with pytest.raises(ValueError, match=r"rules/flat: row iconbed/flat/.*: the chain has no <SUMMARY>"):
         data.check_chains(MTCT)
-    rewrite(flat, {"kept": False})
-    with pytest.raises(ValueError, match="rules: no sample of the source domains has a kept chain"):
+    rewrite(flat, {"accepted": False})
+    with pytest.raises(ValueError, match="rules: no sample of the source domains has an accepted chain"):
         data.check_chains(MTCT)
     for folder in (sketch, flat):
         shutil.rmtree(folder)
@@ -135,12 +139,12 @@ def test_chains_are_checked_as_a_training_reads_them(iconbed, tmp_path):
 def test_evaluation_sees_all_of_the_target_and_the_sources_out_parts(store, info):
     settings = load_config("demo").model_copy(update={"storage": store})
     rows = StageData(settings, info).evaluation_set("flat").to_pylist()
-    groups = {(row["domain"], row["part"], row["held_out"]) for row in rows}
+    groups = {(row["domain"], row["split"], row["held_out"]) for row in rows}
     assert groups == {("flat", "in", True), ("flat", "out", True)} | {
         (domain, "out", False) for domain in ("gradient", "paint", "sketch")
     }
     assert len({row["id"] for row in rows}) == len(rows) == 287 + 3 * 57
-    assert sum(row["part"] == "in" for row in rows) == 230
+    assert sum(row["split"] == "in" for row in rows) == 230
 
 
 def test_a_fold_of_two_domains_reads_only_the_others(store, info):

@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 from rdmldg_ray.cli import app
 from rdmldg_ray.runs.status import run_status
+from rdmldg_ray.runs.store import RunStore, write_fold_state
 from rdmldg_ray.runtime.progress import ProgressFile, progress_bar
-from rdmldg_ray.storage import read_json, write_json
+from rdmldg_ray.storage import read_json
 from tests.helpers.run_files import write_run
 
 STAGES = [
@@ -52,15 +53,16 @@ def test_as_json_and_as_lines(run):
 
 
 def test_a_complete_run(run):
-    state = f"{run}/runs/small/state.json"
-    entries = read_json(state)
-    write_json(state, entries | {name.replace("flat", "sketch"): entry for name, entry in entries.items()})
+    store = RunStore(run, "small")
+    entries = store.fold_state("flat")
+    mine = {name.replace("flat", "sketch"): entry for name, entry in entries.items()}
+    write_fold_state(store, "sketch", mine)
     found = run_status(run, "small")
     assert found.complete and found.eta_s == 0
 
 
 def test_no_time_is_told_before_a_stage_of_its_kind_was_seen(run):
-    write_json(f"{run}/runs/small/state.json", {})
+    write_fold_state(RunStore(run, "small"), "flat", {})
     assert run_status(run, "small").eta_s is None
 
 

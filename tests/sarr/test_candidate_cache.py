@@ -5,8 +5,8 @@ import pytest
 
 from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.config.schema import SarrConfig
-from rdmldg_ray.engines.engine import ANSWER_SCHEMA, Request
-from rdmldg_ray.sarr.candidate_cache import Draws
+from rdmldg_ray.engines.engine import ANSWER_SCHEMA, GenerationRequest
+from rdmldg_ray.sarr.candidate_cache import CandidateCache
 from rdmldg_ray.sarr.sampling import draw_candidates
 
 CLASSES = ["bird", "tool"]
@@ -29,17 +29,17 @@ class FixedAnswers:
         rows = []
         for row in samples.to_pylist():
             number = int(row["id"][1:])
-            self.asked.append((row["id"], request.attempt))
-            right = (number + request.attempt) % 3 > 0
+            self.asked.append((row["id"], request.candidate))
+            right = (number + request.candidate) % 3 > 0
             named = row["label"] if right else "nothing"
-            tokens = 10 + (7 * number + 5 * request.attempt) % 11
+            tokens = 10 + (7 * number + 5 * request.candidate) % 11
             rows.append(
                 {
                     "id": row["id"],
-                    "attempt": request.attempt,
+                    "candidate": request.candidate,
                     "text": render_chain({**dict.fromkeys(STAGES, "x"), "CONCLUSION": named}),
                     "num_tokens": tokens,
-                    "logprob": -0.1 * (number + 1) - request.attempt,
+                    "logprob": -0.1 * (number + 1) - request.candidate,
                     "finished": True,
                     "label_logprob": math.log(0.1 * (number + 1)) if request.score_label else None,
                     "error": None,
@@ -82,7 +82,7 @@ def test_a_replayed_round_has_the_candidates_that_it_would_have_had_alone(first,
     alone_pool, pool = FixedAnswers(), FixedAnswers()
     alone = draw(alone_pool, **then)
     earlier = draw(FixedAnswers(), **first)
-    draws = Draws(earlier, lambda: pool)
+    draws = CandidateCache(earlier, lambda: pool)
     assert rounded(draw(draws, **then)) == rounded(alone)
     drawn = set(zip(earlier["id"].to_pylist(), earlier["candidate"].to_pylist(), strict=True))
     assert set(pool.asked) == set(alone_pool.asked) - drawn
@@ -94,7 +94,7 @@ def test_the_pool_is_not_even_started_when_nothing_is_new():
         raise AssertionError("asked for the pool")
 
     strict = draw(FixedAnswers(), filter={"max_tokens": 12})
-    draws = Draws(strict, pool)
+    draws = CandidateCache(strict, pool)
     draw(draws, filter={"max_tokens": 18})
     assert draws.drawn_anew == 0
 
@@ -102,6 +102,6 @@ def test_the_pool_is_not_even_started_when_nothing_is_new():
 def test_draws_of_several_rounds_serve_together_and_each_once():
     one = draw(FixedAnswers(), filter={"max_tokens": 13})
     two = draw(FixedAnswers(), filter={"min_logprob": -0.05})
-    draws = Draws(pa.concat_tables([one, two]), FixedAnswers)
-    answers = list(draws.generate(SAMPLES, Request("reasoning", 0, 1.0, 1.0, 99, 0)))
+    draws = CandidateCache(pa.concat_tables([one, two]), FixedAnswers)
+    answers = list(draws.generate(SAMPLES, GenerationRequest("reasoning", 0, 1.0, 1.0, 99, 0)))
     assert [len(table) for table in answers] == [8]

@@ -21,13 +21,13 @@ def candidate(text, label="dog", **scores):
 
 def reason(text, label="dog", config=OPEN, **scores):
     verdict = judge(candidate(text, label, **scores), CLASSES, config)
-    assert verdict.kept == (verdict.reason is None)
+    assert verdict.accepted == (verdict.reason is None)
     return verdict.reason
 
 
 def test_a_chain_of_five_stages_that_concludes_with_the_label_is_kept():
     verdict = judge(candidate(chain()), CLASSES, OPEN)
-    assert (verdict.kept, verdict.conclusion, verdict.reason) == (True, "dog", None)
+    assert (verdict.accepted, verdict.conclusion, verdict.reason) == (True, "dog", None)
 
 
 @pytest.mark.parametrize("conclusion", ["sea animal", "Sea Animal.", "sea_animal", "\n sea  animal \n"])
@@ -125,4 +125,4 @@ def test_a_candidate_with_options_of_its_own_is_judged_by_them():
         verdict = judge(candidate(chain(conclusion), "yes", **asked), CLASSES, OPEN)
         assert verdict.reason == why
     without = candidate(chain(), question=None, options=None)
-    assert judge(without, CLASSES, OPEN).kept
+    assert judge(without, CLASSES, OPEN).accepted

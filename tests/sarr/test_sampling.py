@@ -28,7 +28,7 @@ def chain(conclusion):
 
 def answer(sample_id, text, attempt=0, **others):
     known = {"num_tokens": 10, "logprob": -5.0, "finished": True, "label_logprob": None, "error": None}
-    return {"id": sample_id, "attempt": attempt, "text": text, **known, **others}
+    return {"id": sample_id, "candidate": attempt, "text": text, **known, **others}
 
 
 def answers(*rows):
@@ -45,7 +45,7 @@ def test_each_answer_gets_its_samples_label_and_the_filters_verdict():
     assert judged.schema.equals(CANDIDATE_SCHEMA)
     rows = {row["id"]: row for row in judged.to_pylist()}
     assert {
-        i: (r["label"], r["domain"], r["kept"], r["reason"], r["conclusion"]) for i, r in rows.items()
+        i: (r["label"], r["domain"], r["accepted"], r["reason"], r["conclusion"]) for i, r in rows.items()
     } == {
         "e/c": ("dog", "e", False, "wrong_class", "cat"),
         "d/a": ("dog", "d", True, None, "dog"),
@@ -70,7 +70,7 @@ def test_scores_stand_beside_each_candidate():
 def test_an_image_that_did_not_decode_has_its_error_and_no_scores():
     bad = answer("d/a", "", num_tokens=0, logprob=0.0, finished=False, error="d/a: does not decode")
     [row] = judge(bad).to_pylist()
-    assert (row["kept"], row["reason"], row["error"]) == (False, "bad_image", "d/a: does not decode")
+    assert (row["accepted"], row["reason"], row["error"]) == (False, "bad_image", "d/a: does not decode")
     assert (row["mean_logprob"], row["label_prob"]) == (None, None)
 
 
@@ -95,9 +95,11 @@ class Script:
         self.scored.append(request.score_label)
         for sample_id in samples["id"].to_pylist():
             error = f"{sample_id}: does not decode" if sample_id in self.bad else None
-            text = "" if error else chain(self.conclusions[request.attempt][sample_id])
+            text = "" if error else chain(self.conclusions[request.candidate][sample_id])
             label_logprob = math.log(self.label_prob) if request.score_label else None
-            yield answers(answer(sample_id, text, request.attempt, label_logprob=label_logprob, error=error))
+            yield answers(
+                answer(sample_id, text, request.candidate, label_logprob=label_logprob, error=error)
+            )
 
 
 def draw(script, **settings):
@@ -121,7 +123,7 @@ def test_only_images_without_a_kept_chain_are_drawn_again():
     script = Script(FIRST, {"d/b": "cat", "e/c": "cat"}, {"e/c": "dog"})
     rows, progress = draw(script, max_attempts=4, temperatures=[0.5, 1.0])
     assert script.requests == [(0.5, ["d/a", "d/b", "e/c"]), (1.0, ["d/b", "e/c"]), (1.0, ["e/c"])]
-    assert [(r["id"], r["candidate"], r["kept"]) for r in rows] == [
+    assert [(r["id"], r["candidate"], r["accepted"]) for r in rows] == [
         ("d/a", 0, True),
         ("d/b", 0, False),
         ("e/c", 0, False),
@@ -129,7 +131,7 @@ def test_only_images_without_a_kept_chain_are_drawn_again():
         ("e/c", 1, False),
         ("e/c", 2, True),
     ]
-    assert progress[-1] == (6, 6, "attempt 3, 3/3 images with a chain")
+    assert progress[-1] == (6, 6, "candidate 3, 3/3 images with a chain")
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
@@ -138,7 +140,7 @@ def test_drawing_ends_at_the_limit_and_every_candidate_is_written(attempts):
     rows, _ = draw(script, max_attempts=attempts)
     assert len(script.requests) == attempts
     assert len(rows) == (3 if attempts == 1 else 5)
-    assert {r["id"] for r in rows if r["kept"]} == {"d/a"}
+    assert {r["id"] for r in rows if r["accepted"]} == {"d/a"}
 
 
 def test_with_a_fixed_number_every_image_is_drawn_as_often():

@@ -19,7 +19,7 @@ def row(sample_id, candidate, conclusion, label="dog", **scores):
         "candidate": candidate,
         "text": chain,
         "conclusion": conclusion,
-        "kept": conclusion == label,
+        "accepted": conclusion == label,
         "reason": None if conclusion == label else "wrong_class",
         "error": None,
         "num_tokens": 10,
@@ -50,7 +50,7 @@ def round_(tmp_path):
 
 
 def kept(location):
-    rows = read_table(f"{location}/kept").to_pylist()
+    rows = read_table(f"{location}/selected").to_pylist()
     assert all(r["model"] == "m" for r in rows)
     return [(r["id"], r["candidate"]) for r in rows]
 
@@ -66,9 +66,9 @@ def test_the_summary_counts_images_candidates_tokens_and_reasons(round_):
         "draws_left": 1,
         "bad_images": 0,
         "candidates": 6,
-        "kept": 3,
+        "accepted": 3,
         "tokens": 90,
-        "tokens_per_kept": 45.0,
+        "tokens_per_selected": 45.0,
         "rejected": {"wrong_class": 3},
     }
 
@@ -104,7 +104,7 @@ def test_rejections_are_counted_by_class_and_domain(round_):
 def test_other_bounds_give_another_kept_set_elsewhere_and_leave_the_old_one(round_, tmp_path):
     select(round_)
     target = str(tmp_path / "anew")
-    assert select(round_, target, filter=FilterConfig(min_logprob=-0.6, max_tokens=15))["kept"] == 1
+    assert select(round_, target, filter=FilterConfig(min_logprob=-0.6, max_tokens=15))["accepted"] == 1
     assert kept(target) == [("d/a", 0)]
     assert kept(round_) == [("d/a", 0), ("e/c", 1)]
     assert len(read_table(f"{target}/candidates")) == len(read_table(f"{round_}/candidates"))

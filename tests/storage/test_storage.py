@@ -1,5 +1,6 @@
 import os
 import pickle
+import resource
 import threading
 import traceback
 
@@ -128,14 +129,14 @@ def test_files_and_folders_exist_and_are_told_apart(root):
 
 
 def test_a_deleted_folder_is_gone_with_what_was_in_it(root):
-    for name in ("a/b/c", "a/d", "ab", "kept"):
+    for name in ("a/b/c", "a/d", "ab", "accepted"):
         storage.write_bytes(join(root, name), b"")
     storage.delete_folder(join(root, "a"))
     assert not storage.exists(join(root, "a"))
-    assert names(root) == ["ab", "kept"]
-    storage.delete_folder(join(root, "kept"))
+    assert names(root) == ["ab", "accepted"]
+    storage.delete_folder(join(root, "accepted"))
     storage.delete_file(join(root, "ab"))
-    assert names(root) == ["kept"]
+    assert names(root) == ["accepted"]
 
 
 def test_a_folders_tables_are_read_in_order_and_its_name_is_not_a_column(root):
@@ -204,13 +205,106 @@ def test_a_folder_travels_whole_and_replaces_what_was_there(tmp_path, root):
 
 def test_an_empty_location_has_nothing_to_download(tmp_path, root):
     (tmp_path / "target").mkdir()
-    (tmp_path / "target/kept").write_text("")
+    (tmp_path / "target/selected").write_text("")
     with pytest.raises(StorageError, match="nowhere: nothing to download here"):
         storage.download_folder(join(root, "nowhere"), tmp_path / "target")
-    assert (tmp_path / "target/kept").exists()
+    assert (tmp_path / "target/selected").exists()
+
+
+def test_a_folder_is_copied_within_storage_with_what_is_wanted_of_it(root):
+    for name in ("a", "b/c d", "b/skipped", "e"):
+        storage.write_bytes(join(root, "from", name), name.encode())
+    storage.write_bytes(join(root, "to/e"), b"old and longer")
+    storage.write_bytes(join(root, "to/stays"), b"")
+    copied = storage.copy_folder(
+        join(root, "from/"), join(root, "to"), lambda name: not name.endswith("skipped")
+    )
+    assert copied == ["a", "b/c d", "e"]
+    assert names(join(root, "to")) == ["a", "b/c d", "e", "stays"]
+    assert all(storage.read_bytes(join(root, "to", name)) == name.encode() for name in copied)
+    assert storage.copy_folder(join(root, "nowhere"), join(root, "to")) == []
+
+
+@pytest.mark.parametrize("size", [0, 5, 20_000_000])
+def test_a_file_travels_between_all_kinds_of_storage(root, tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "local").write_bytes(content)
+    for source, target in (
+        (str(tmp_path / "local"), join(root, "new/there")),
+        (join(root, "new/there"), join(root, "beside")),
+        (join(root, "beside"), str(tmp_path / "new/back")),
+    ):
+        storage.copy_file(source, target)
+        assert storage.read_bytes(target) == content
+    assert names(root) == ["beside", "new/there"]
+    assert local_names(tmp_path / "new") == ["back"]
+
+
+def test_a_copy_of_a_missing_file_says_so_and_leaves_what_was_there(root, tmp_path):
+    (tmp_path / "kept").write_text("kept")
+    storage.write_bytes(join(root, "kept"), b"kept")
+    for target in (str(tmp_path / "kept"), join(root, "kept")):
+        with pytest.raises(StorageError, match="nowhere: cannot be "):
+            storage.copy_file(join(root, "nowhere"), target)
+        assert storage.read_bytes(target) == b"kept"
+    assert names(root) == ["kept"]
+
+
+def test_a_copy_that_finds_no_room_leaves_what_was_there(root, tmp_path, monkeypatch):
+    storage.write_bytes(join(root, "from/a"), bytes(200_000))
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/a").write_text("kept")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"to/a: cannot be written \(.*too large.*choose another"):
+            storage.copy_folder(join(root, "from"), str(tmp_path / "to"))
+        # Of this machine and not of the storage: an engine's or a worker's, and another may have room.
+        with pytest.raises(OSError, match="too large") as full:
+            storage.download_folder(join(root, "from"), tmp_path / "download")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not isinstance(full.value, StorageError)
+    assert (tmp_path / "to/a").read_text() == "kept"
+    assert local_names(tmp_path / "to") == ["a"] and local_names(tmp_path / "download") == []
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "a/./b", "/evil", "..\\evil", ".."])
+def test_a_name_that_leads_out_of_the_folder_is_refused_before_anything_is_copied(
+    tmp_path, monkeypatch, name
+):
+    # Not every server keeps such a key; S3 itself does.
+    listed = [f"{tmp_path}/from/good", f"{tmp_path}/from/{name}"]
+    storage.write_bytes(listed[0], b"")
+    monkeypatch.setattr("rdmldg_ray.storage.copy.list_files", lambda location: listed)
+    with pytest.raises(StorageError, match="leads out of the folder; remove or rename the file"):
+        storage.download_folder(f"{tmp_path}/from", tmp_path / "to/below")
+    with pytest.raises(StorageError, match="leads out of the folder"):
+        storage.copy_folder(f"{tmp_path}/from", f"{tmp_path}/to/below")
+    assert not (tmp_path / "to").exists()
 
 
 # What S3 alone can refuse.
+
+
+def test_a_copy_within_s3_is_the_servers_work(s3_root, monkeypatch):
+    for name in ("a", "b/c"):
+        storage.write_bytes(join(s3_root, "from", name), bytes(1000))
+    with s3_counter(os.environ["AWS_ENDPOINT_URL"]) as (endpoint, seen), monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        storage.copy_folder(join(s3_root, "from"), join(s3_root, "to"))
+    # A request for each file and no content of any.
+    assert seen.requests_of("/to/") == 2 and seen.requests_of("/from/") == 0
+    assert names(s3_root) == ["from/a", "from/b/c", "to/a", "to/b/c"]
+
+
+def test_an_upload_leaves_no_markers_of_folders(s3_root, tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_text("")
+    storage.upload_folder(tmp_path, join(s3_root, "there"))
+    prefix = s3_root.removeprefix(f"s3://{s3_server.BUCKET}/")
+    found = boto3.client("s3").list_objects_v2(Bucket=s3_server.BUCKET, Prefix=prefix)["Contents"]
+    assert [entry["Key"] for entry in found] == [f"{prefix}/there/a/b/c"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rdmldg_ray.storage import read_json
+from rdmldg_ray.runs.store import RunStore, run_names
 from tools import mini
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def start(root):
 
 
 def states(root):
-    return {file.parent.name: read_json(str(file)) for file in sorted(root.glob("runs/*/state.json"))}
+    return {name: RunStore(str(root), name).state() for name in run_names(str(root))}
 
 
 def test_a_killed_sweep_loses_no_trial_shares_its_stages_and_marks_the_one_that_fails(tmp_path):
@@ -74,7 +74,7 @@ def test_a_killed_sweep_loses_no_trial_shares_its_stages_and_marks_the_one_that_
         "110": "complete",
         "1": "failed",
     }
-    assert "no sample of the source domains has a kept chain" in rows["1"]["status"]
+    assert "no sample of the source domains has an accepted chain" in rows["1"]["status"]
     for bound in ("", "110"):
         state = after[rows[bound]["trial"]]
         scores = [state[f"flat/evaluation/{model}"]["accuracy"]["reasoning"] for model in ("mtct", "sarr-1")]

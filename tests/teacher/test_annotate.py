@@ -21,7 +21,7 @@ from rdmldg_ray.datasets.builtin.questions import write_iconbed_vqa
 from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.datasets.schema import chains_location, read_dataset_info, samples_location
 from rdmldg_ray.teacher import client as teacher
-from rdmldg_ray.teacher.annotate import Annotation, Request
+from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest
 from rdmldg_ray.teacher.client import TeacherError
 from rdmldg_ray.teacher.pricing import known_price
 from tests.helpers.openai_endpoint import MODEL, Endpoint, Reply, completion, completion_of, refused, serving
@@ -77,7 +77,7 @@ def environment(monkeypatch):
 def request(**changes):
     settings = {
         "model": "gpt-4o",
-        "source": "gpt-4o",
+        "teacher": "gpt-4o",
         "candidates": 3,
         "max_tokens": 1024,
         "temperature": None,
@@ -86,7 +86,7 @@ def request(**changes):
         "max_cost": None,
         "max_samples": None,
     }
-    return Request(**settings | changes)
+    return AnnotationRequest(**settings | changes)
 
 
 def annotate(root, samples, reply, seen=None, **changes):
@@ -107,13 +107,13 @@ def rows_of(root, source="gpt-4o"):
 def test_every_sample_gets_a_chain_that_training_finds(mini_root, samples):
     seen = []
     endpoint, outcome = annotate(mini_root, samples, good, seen)
-    assert (outcome.kept, outcome.rejected, outcome.failed, outcome.stopped) == (90, {}, {}, None)
+    assert (outcome.accepted, outcome.rejected, outcome.failed, outcome.stopped) == (90, {}, {}, None)
     assert set(endpoint.asked.values()) == {1}
     rows = rows_of(mini_root)
     assert {row["id"] for row in rows} == {row["id"] for row in samples}
     labels = {row["id"]: row["label"] for row in samples}
     for row in rows:
-        assert row["kept"] and row["reason"] is None and row["candidate"] == 0
+        assert row["accepted"] and row["reason"] is None and row["candidate"] == 0
         assert row["conclusion"] == labels[row["id"]] and row["text"] == chain(labels[row["id"]])
         assert (row["prompt_version"], row["model"]) == (TEACHER_PROMPT_VERSION, MODEL)
         assert (row["prompt_tokens"], row["answer_tokens"]) == (400, 100)
@@ -166,9 +166,9 @@ def test_what_is_no_chain_is_drawn_again_and_kept_with_its_reason(mini_root, sam
 
     _, outcome = annotate(mini_root, samples, reply, max_samples=5)
     reason = "empty" if kind == "no choice" else kind
-    assert (outcome.kept, outcome.rejected) == (5, {reason: 5})
+    assert (outcome.accepted, outcome.rejected) == (5, {reason: 5})
     rows = rows_of(mini_root)
-    assert Counter((row["candidate"], row["kept"], row["reason"]) for row in rows) == {
+    assert Counter((row["candidate"], row["accepted"], row["reason"]) for row in rows) == {
         (0, False, reason): 5,
         (1, True, None): 5,
     }
@@ -179,14 +179,14 @@ def test_a_wrong_conclusion_is_rejected_and_candidates_end(mini_root, samples):
         return completion(chain(next(name for name in mini.CLASSES if name != sample["label"])))
 
     endpoint, outcome = annotate(mini_root, samples, wrong, candidates=2, max_samples=4)
-    assert (outcome.kept, outcome.rejected) == (0, {"wrong_class": 8})
+    assert (outcome.accepted, outcome.rejected) == (0, {"wrong_class": 8})
     assert set(endpoint.asked.values()) == {2}
     # They are done with; with more candidates they are open again, and the others are not asked about.
     endpoint, outcome = annotate(mini_root, samples, good, candidates=2, max_samples=4)
     assert not endpoint.requests
     endpoint, outcome = annotate(mini_root, samples, good, candidates=3, max_samples=4)
-    assert (len(endpoint.requests), outcome.kept) == (4, 4)
-    assert {row["candidate"] for row in rows_of(mini_root) if row["kept"]} == {2}
+    assert (len(endpoint.requests), outcome.accepted) == (4, 4)
+    assert {row["candidate"] for row in rows_of(mini_root) if row["accepted"]} == {2}
 
 
 FAULTS = {
@@ -208,7 +208,7 @@ def test_faults_that_pass_are_waited_out(mini_root, samples, fault, monkeypatch)
         return FAULTS[fault]() if before < 2 else good(sample, before)
 
     endpoint, outcome = annotate(mini_root, samples, reply, max_samples=4)
-    assert (outcome.kept, outcome.rejected, outcome.failed) == (4, {}, {})
+    assert (outcome.accepted, outcome.rejected, outcome.failed) == (4, {}, {})
     assert set(endpoint.asked.values()) == {3}
 
 
@@ -225,7 +225,7 @@ def test_requests_follow_the_servers_allowance(mini_root, samples):
         return Reply(answer.body, headers=allowance)
 
     endpoint, outcome = annotate(mini_root, samples, reply, max_samples=21, concurrency=1)
-    assert outcome.kept == 21
+    assert outcome.accepted == 21
     gaps = [after - before for before, after in zip(endpoint.times, endpoint.times[1:], strict=False)]
     # Never sooner than allowed; how much later depends on the machine.
     assert min(gaps) > 0.045
@@ -249,11 +249,11 @@ def test_a_sample_without_an_answer_is_told_and_asked_about_again(mini_root, sam
         return refused(500, words="broken") if sample["id"] == bad else good(sample, before)
 
     _, outcome = annotate(mini_root, samples, reply)
-    assert (outcome.kept, outcome.stopped) == (89, None)
+    assert (outcome.accepted, outcome.stopped) == (89, None)
     [(message, count)] = outcome.failed.items()
     assert (count, "answered 500: " in message) == (1, True)
     endpoint, outcome = annotate(mini_root, samples, good)
-    assert (dict(endpoint.asked), outcome.kept) == ({bad: 1}, 1)
+    assert (dict(endpoint.asked), outcome.accepted) == ({bad: 1}, 1)
 
 
 STOPS = {
@@ -316,11 +316,11 @@ def test_the_budget_stops_before_it_is_passed_and_holds_over_calls(mini_root, sa
     spent = len(endpoint.requests) * ANSWER_COST
     assert limit - 2 * most_each < spent <= limit
     assert "of --max-cost" in outcome.stopped
-    assert outcome.kept == len(endpoint.requests) == len(rows_of(mini_root))
+    assert outcome.accepted == len(endpoint.requests) == len(rows_of(mini_root))
     endpoint, outcome = annotate(mini_root, samples, good, max_cost=limit)
     assert not endpoint.requests and outcome.stopped
     endpoint, outcome = annotate(mini_root, samples, good)
-    assert outcome.kept + spent / ANSWER_COST == pytest.approx(90)
+    assert outcome.accepted + spent / ANSWER_COST == pytest.approx(90)
 
 
 def test_a_limit_in_dollars_needs_a_price(mini_root):
@@ -366,7 +366,7 @@ def test_answers_of_another_teacher_or_prompt_are_not_mixed_in(mini_root, sample
 
 def test_chains_that_came_otherwise_are_not_mixed_with(written):
     with pytest.raises(ValueError, match=r"rules: holds chains that no teacher was asked for here.*--name"):
-        Annotation(written, read_dataset_info(written, mini.NAME), request(source="rules"))
+        Annotation(written, read_dataset_info(written, mini.NAME), request(teacher="rules"))
 
 
 def test_killed_at_any_time_no_answer_is_paid_twice(mini_root, samples):

@@ -13,14 +13,14 @@ def open_store(root):
     return AnswerStore(root, "mini", "m", mini.DOMAINS, IDENTITY)
 
 
-def answer(sample_id, candidate=0, kept=True):
+def answer(sample_id, candidate=0, accepted=True):
     return {
         "id": sample_id,
         "candidate": candidate,
         "text": "words",
         "conclusion": "bird",
-        "kept": kept,
-        "reason": None if kept else "wrong_class",
+        "accepted": accepted,
+        "reason": None if accepted else "wrong_class",
         "prompt_version": "1",
         "model": "m",
         "prompt_tokens": 10,
@@ -41,14 +41,14 @@ def state(store):
 def test_an_answer_is_safe_when_it_is_added_and_gathered_into_parts(root):
     store = open_store(root)
     store.begin()
-    store.add("flat", answer("mini/flat/a", kept=False))
+    store.add("flat", answer("mini/flat/a", accepted=False))
     store.add("flat", answer("mini/flat/a", 1))
     store.add("paint", answer("mini/paint/Real World/ä.png"))
     # As after a kill: nothing is in a part yet.
     assert parts(root) == []
     again = open_store(root)
     assert state(again) == state(store) == (3, 30, 15, 1.5)
-    assert (again.progress("mini/flat/a").candidates, again.progress("mini/flat/a").kept) == (2, True)
+    assert (again.progress("mini/flat/a").candidates, again.progress("mini/flat/a").accepted) == (2, True)
     assert again.progress("mini/flat/b").candidates == 0
     again.flush()
     assert parts(root) == ["flat/part-00000.parquet", "paint/part-00000.parquet"]

@@ -41,7 +41,7 @@ def test_a_teacher_of_ones_own_annotates_without_an_api_key(tmp_path):
     for row in rows:
         assert row["model"] == "tiny"
         assert row["answer_tokens"] > 0 and row["prompt_tokens"] > 100 and row["cost"] == 0
-        assert row["kept"] == (row["reason"] is None)
+        assert row["accepted"] == (row["reason"] is None)
 
 
 SERVE = """

@@ -51,6 +51,7 @@ def test_a_node_comes_and_goes_once():
 
 
 def test_ray_takes_the_clusters_file():
+    # What `ray start` calls first; there is no public way: https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/autoscaler/_private/util.py#L242
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(autoscaler_config("127.0.0.1:6379", autoscale.NODE_TYPES, 6)))

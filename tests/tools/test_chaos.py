@@ -38,7 +38,7 @@ def rewrite(run, change):
 
 
 def test_a_run_is_as_itself(run):
-    assert differences(read_outcome(run), read_outcome(run)) == []
+    assert differences(read_outcome(*run.rsplit("/runs/", 1)), read_outcome(*run.rsplit("/runs/", 1))) == []
 
 
 @pytest.mark.parametrize(
@@ -51,22 +51,22 @@ def test_a_run_is_as_itself(run):
     ],
 )
 def test_rows_lost_doubled_added_or_changed_are_found(run, change, found):
-    before = read_outcome(run)
+    before = read_outcome(*run.rsplit("/runs/", 1))
     rewrite(run, change)
-    assert any(found in line for line in differences(read_outcome(run), before))
+    assert any(found in line for line in differences(read_outcome(*run.rsplit("/runs/", 1)), before))
 
 
 def test_losses_and_files_are_compared_and_times_are_not(run):
     write_bytes(join(run, "flat/mtct/checkpoints/checkpoint_2026-01-01_00-00-00.1/shard"), b"x")
-    before = read_outcome(run)
+    before = read_outcome(*run.rsplit("/runs/", 1))
     step = json.loads(read_bytes(join(run, LOG)))
     write_steps(run, step | {"samples_per_s": 1.0, "loss_direct": 1.0 + 1e-6, "resumed_at": 1})
-    after = read_outcome(run)
+    after = read_outcome(*run.rsplit("/runs/", 1))
     assert differences(after, before) == []
     assert after.resumed_at[f"/{LOG}"] == [1]
     write_bytes(join(run, "flat/mtct/checkpoints/checkpoint_2026-01-01_00-09-00.1/shard"), b"x")
     write_steps(run, step | {"loss_direct": 1.001})
-    assert differences(read_outcome(run), before) == [
+    assert differences(read_outcome(*run.rsplit("/runs/", 1)), before) == [
         f"steps /{LOG} 0 loss_direct: 1.001 instead of 1.0",
         "files /flat/mtct/checkpoints/checkpoint/shard: 2 instead of 1",
     ]

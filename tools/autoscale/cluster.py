@@ -106,6 +106,8 @@ def autoscaler_config(
         "idle_timeout_minutes": idle_s / 60,
         "provider": {
             "type": "external",
+            # Ray's own AutoscalingCluster reads a file that the wheel lacks, and ends every Ray of the host:
+            # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/cluster_utils.py#L65-L90
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,

@@ -29,8 +29,8 @@ from rich.console import Console
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.embedded import find_info
-from rdmldg_ray.runs.plan import Stage, plan_stages
-from rdmldg_ray.storage import exists, join, read_json
+from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.store import RunStore, Stage
 from tools.autoscale.cluster import autoscaling_cluster
 
 NODE_TYPES = {"training": {"CPU": 2, "most": 2}, "engines": {"CPU": 3, "most": 1}}
@@ -129,8 +129,7 @@ def watch_run(
 
 def current_stage(config: Config, stages: list[Stage]) -> str:
     """The name of the run's first stage that is not complete."""
-    state = join(config.storage, "runs", config.name, "state.json")
-    complete = read_json(state) if exists(state) else {}
+    complete = RunStore(config.storage, config.name).state()
     return next((stage.name for stage in stages if stage.name not in complete), IDLE)
 
 
@@ -197,7 +196,8 @@ def summarize(config: Config, samples: list[Sample], exit_code: int, said: dict[
         ),
         "none are left after the run": not samples[-1].nodes and not samples[-1].used,
         "the run is complete": exit_code == 0 and current_stage(config, planned) == IDLE,
-        # torch's rendezvous store, in rank 0, listens on every address, whichever it is given.
+        # torch's rendezvous store, in rank 0, listens on every address, whichever it is given:
+        # https://github.com/pytorch/pytorch/issues/173909
         "all but the training's rendezvous listen on loopback": max(s.exposed for s in samples) <= 1,
         "a stage without room tells what it asked for, what there is, what the autoscaler said": all(
             "50 CPU" in text and "the cluster has " in text and "its autoscaler can add no node" in text

@@ -9,19 +9,20 @@ from typing import Any
 
 from safetensors.torch import load
 
-from rdmldg_ray.storage import join, list_files, read_bytes, read_json, read_table
+from rdmldg_ray.runs.store import RunStore
+from rdmldg_ray.storage import join, list_files, read_bytes, read_table
 
 TOLERANCE = 1e-5
 # Each table and the columns that name a row once.
 _TABLES = {
     r"/candidates/": ("id", "candidate"),
-    r"/kept/": ("id",),
+    r"/selected/": ("id",),
     r"/training_set\.parquet$": ("id",),
     r"/predictions\.parquet$": ("id", "pathway"),
     r"/rejections\.parquet$": ("domain", "label", "reason"),
 }
 _DOCUMENTS = r"/(metrics\.json|results\.jsonl)$"
-# Of state.json, what depends on the machine and on what has been lost.
+# Of a stage's entry, what depends on the machine and on what has been lost.
 _OF_THE_DAY = ("seconds", "loading", "loading_s")
 # Of metrics.jsonl, what does not.
 _STEP = ("step", "epoch", "loss_direct", "loss_reasoning", "learning_rate", "tokens")
@@ -32,7 +33,7 @@ class Outcome:
     """What is to be the same, whatever happened on the way."""
 
     stages: dict[str, Any]
-    """What ``state.json`` says of each, without seconds and whether engines had to be started anew."""
+    """What the state says of each, without seconds and whether engines had to be started anew."""
     tables: dict[str, dict[str, Any]]
     """Rows by folder or file and by the columns that name them."""
     doubled: list[str]
@@ -47,12 +48,14 @@ class Outcome:
     """By training stage: the steps from which it was taken up. Not compared."""
 
 
-def read_outcome(run: str) -> Outcome:
-    """What lies at the location of a run that is complete."""
+def read_outcome(root: str, name: str) -> Outcome:
+    """What a complete run has left."""
+    store = RunStore(root, name)
+    run = store.uri
     files = [file.removeprefix(run) for file in list_files(run)]
     stages = {
         name: {key: value for key, value in entry.items() if key not in _OF_THE_DAY}
-        for name, entry in read_json(join(run, "state.json")).items()
+        for name, entry in store.state().items()
     }
     tables: dict[str, dict[str, Any]] = {}
     doubled: list[str] = []

@@ -6,7 +6,7 @@ A Ray cluster of a head and three worker nodes on loopback, a real S3 server beh
 or made slow, and the whole method on 90 images, again and again, each time with five faults: which ones, in
 which stages and when depends on the seed, the run's number and how long stages took without faults. A driver
 that ends with an error is started again, as a job would be. Each run's accuracies, losses, adapters,
-candidates, kept chains, predictions and files are compared with those of a run without faults.
+candidates, accepted chains, predictions and files are compared with those of a run without faults.
 
 FOLDER keeps what S3 holds, the run without faults and ``log.jsonl``, a line for each run. When the time
 is up all ends at once, cluster and all; another call with the same folder goes on in the midst of the run.
@@ -35,8 +35,8 @@ from rich.console import Console
 
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.runs.pipeline import Pipeline
-from rdmldg_ray.runs.plan import Stage
+from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.store import RunStore, Stage
 from rdmldg_ray.storage import StorageError, delete_folder, download_folder, join, read_json, write_json
 from tools import mini
 from tools.chaos.cluster import Cluster, cluster
@@ -150,19 +150,19 @@ class Bench:
         self.log, self.current = folder / "log.jsonl", folder / "current.json"
         self.stages = self.pipeline("unbroken").stages
 
-    def pipeline(self, name: str) -> Pipeline:
+    def pipeline(self, name: str) -> Run:
         config = load_config("demo", [*SETTINGS, f"name={name}"])
-        return Pipeline(config, read_dataset_info(ROOT, mini.NAME), Console(quiet=True))
+        return Run(config, read_dataset_info(ROOT, mini.NAME), Console(quiet=True))
 
     def unbroken(self) -> tuple[Outcome, dict[str, float]]:
         """What a run without faults leaves, and the seconds of its stages; made once for a folder."""
-        kept = self.folder / "unbroken"
-        if not (kept / "state.json").exists():
-            delete_folder(join(ROOT, "runs/unbroken"))  # of a call that was broken off
+        there, here = RunStore(ROOT, "unbroken"), RunStore(str(self.folder), "unbroken")
+        if not here.exists():
+            delete_folder(there.uri)  # of a call that was broken off
             self.do(-1, "unbroken", [])
-            download_folder(join(ROOT, "runs/unbroken"), kept)
-        seconds = {name: entry["seconds"] for name, entry in read_json(str(kept / "state.json")).items()}
-        return read_outcome(str(kept)), seconds
+            download_folder(there.uri, Path(here.uri))
+        seconds = {name: entry["seconds"] for name, entry in here.state().items()}
+        return read_outcome(here.root, here.name), seconds
 
     def plan(self, run: int, seconds: dict[str, float]) -> list[Injection]:
         """The faults of a run; in the order of a shuffled list that all kinds are in, over and over."""
@@ -231,7 +231,7 @@ class Bench:
 class Watch:
     """How far a run is, as its files on S3 say."""
 
-    def __init__(self, pipeline: Pipeline):
+    def __init__(self, pipeline: Run):
         self.pipeline = pipeline
         self.stage: Stage = pipeline.stages[0]
         self.since = time.monotonic()
@@ -340,7 +340,7 @@ def chaos(bench: Bench) -> None:
         injections = bench.plan(number, seconds)
         try:
             report = bench.do(number, f"run-{number}", injections)
-            outcome = read_outcome(join(ROOT, f"runs/run-{number}"))
+            outcome = read_outcome(ROOT, f"run-{number}")
             report.differences = differences(outcome, unbroken)
             report.resumed_at = outcome.resumed_at
         except RuntimeError as error:

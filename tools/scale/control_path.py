@@ -42,8 +42,8 @@ from rdmldg_ray.datasets.ingest.plan import plan_ingest
 from rdmldg_ray.datasets.ingest.writing import ingest
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, DatasetInfo
 from rdmldg_ray.mtct.batching import BatchPlan
-from rdmldg_ray.runs.plan import Stage
 from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.runs.store import Stage
 from rdmldg_ray.runtime.remote import in_task
 from rdmldg_ray.runtime.session import ray_session
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA, judge_answers
@@ -117,7 +117,7 @@ def control_path(folder: str, samples: int) -> dict[str, Any]:
     return {
         "trained_on": seen,
         "candidates": summary["candidates"],
-        "kept": summary["kept"],
+        "accepted": summary["accepted"],
         "driver_peak_mb": max(measured.peak_mb.values()),
         "peak_mb": measured.peak_mb,
         "seconds": measured.seconds,
@@ -185,7 +185,7 @@ def write_rule_chains(root: str, info: DatasetInfo) -> None:
             "candidate": pa.array([0] * rows, pa.int32()),
             "text": pa.array([texts[label] for label in index["label"].to_pylist()]),
             "conclusion": index["label"],
-            "kept": pa.array([True] * rows),
+            "accepted": pa.array([True] * rows),
             "reason": pa.nulls(rows, pa.string()),
             "prompt_version": pa.array([PROMPT_VERSION] * rows),
             "model": pa.array([RULES] * rows),
@@ -202,7 +202,7 @@ def write_rule_candidates(location: str, training_set: pa.Table, draws: int = 2)
             answers = [
                 {
                     "id": row["id"],
-                    "attempt": attempt,
+                    "candidate": attempt,
                     "text": chain("class 999" if (start + n + attempt) % 3 == 0 else row["label"]),
                     "num_tokens": 100,
                     "logprob": -10.0,

@@ -123,7 +123,7 @@ def write_builtin(
 
 def _as_candidates(chains: pa.Table) -> pa.Table:
     # One chain a sample, and it concludes rightly by construction: all are candidate 0, and accepted.
-    same = {"candidate": 0, "kept": True, "reason": None}
+    same = {"candidate": 0, "accepted": True, "reason": None}
     columns = ("id", "text", "conclusion", "prompt_version", "teacher")
     rows = [
         {"model" if name == "teacher" else name: row[name] for name in columns} | same

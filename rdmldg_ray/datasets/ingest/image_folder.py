@@ -17,7 +17,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 @dataclass(frozen=True)
-class Layout:
+class ImageFolder:
     """A data set as its folders say it is.
 
     Attributes:
@@ -49,7 +49,7 @@ class Layout:
         }
 
 
-def find_layout(location: str, files: Iterable[SourceFile], dataset: str) -> Layout:
+def find_image_folder(location: str, files: Iterable[SourceFile], dataset: str) -> ImageFolder:
     """Sort files into environments and classes, and check them against the catalogue.
 
     Environments may lie below other folders, as archives have them. Those of a known data set are found
@@ -93,7 +93,7 @@ def find_layout(location: str, files: Iterable[SourceFile], dataset: str) -> Lay
     depth = len(prefix) + 1
     ordered = {name: _in_image_folder_order(environments[name], depth) for name in sorted(environments)}
     classes = {file.path.split("/")[depth] for files in environments.values() for file in files}
-    layout = Layout(ordered, tuple(sorted(classes)), start, rejects)
+    layout = ImageFolder(ordered, tuple(sorted(classes)), start, rejects)
     if known:
         _check_catalogue(location, layout, known)
     return layout
@@ -143,7 +143,7 @@ def _known_prefix(location: str, folders: Sequence[Sequence[str]], known: Datase
     )
 
 
-def _check_catalogue(location: str, layout: Layout, known: Dataset) -> None:
+def _check_catalogue(location: str, layout: ImageFolder, known: Dataset) -> None:
     surplus = [name for name in layout.environments if name not in known.environments]
     if surplus:
         raise ValueError(

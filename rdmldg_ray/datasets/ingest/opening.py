@@ -10,8 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from rdmldg_ray.datasets.ingest.archives import FolderSource, Reject, SourceFile
-from rdmldg_ray.datasets.ingest.image_folder import Layout
-from rdmldg_ray.datasets.ingest.plan import DEFAULT_MAX_REJECTS, IngestPlan, Target, make_plan, plan_ingest
+from rdmldg_ray.datasets.ingest.image_folder import ImageFolder
+from rdmldg_ray.datasets.ingest.plan import (
+    DEFAULT_MAX_REJECTS,
+    Destination,
+    IngestPlan,
+    make_plan,
+    plan_ingest,
+)
 from rdmldg_ray.datasets.ingest.rows import ENDINGS, Row, RowError, check_row, read_rows
 from rdmldg_ray.domainbed.catalogue import DATASETS
 
@@ -61,8 +67,8 @@ def plan_questions(
         told = {"id": sample_id, "label": row.answer, "question": row.question, "options": list(row.options)}
         environments[row.domain].append(replace(file, row=told))
     classes = tuple(sorted({row.answer for row, _ in samples.values()}))
-    layout = Layout(dict(sorted(environments.items())), classes, "", rejects)
-    return make_plan(source, Target(root, dataset, classes, "", True), layout, rejects, max_rejects)
+    layout = ImageFolder(dict(sorted(environments.items())), classes, "", rejects)
+    return make_plan(source, Destination(root, dataset, classes, "", True), layout, rejects, max_rejects)
 
 
 def count_questions(plan: IngestPlan) -> int:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from rdmldg_ray import storage
 from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, open_source
-from rdmldg_ray.datasets.ingest.image_folder import Layout, find_layout
+from rdmldg_ray.datasets.ingest.image_folder import ImageFolder, find_image_folder
 from rdmldg_ray.datasets.schema import PART, dataset_location, samples_location
 
 DEFAULT_MAX_REJECTS = 0.01
@@ -35,7 +35,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """Where parts are written, and what they need to know of the data set."""
 
     root: str
@@ -61,8 +61,8 @@ class IngestPlan:
     """What an ingest will do."""
 
     source: Source
-    target: Target
-    layout: Layout
+    target: Destination
+    layout: ImageFolder
     rejects: Sequence[Reject]
     """Files that are rejected unread."""
     shards: Sequence[Shard]
@@ -91,13 +91,13 @@ def plan_ingest(
     """
     source = open_source(location)
     files, unread = source.list()
-    layout = find_layout(location, files, dataset)
-    target = Target(root, dataset, layout.classes, layout.prefix)
+    layout = find_image_folder(location, files, dataset)
+    target = Destination(root, dataset, layout.classes, layout.prefix)
     return make_plan(source, target, layout, [*unread, *layout.rejects], max_rejects)
 
 
 def make_plan(
-    source: Source, target: Target, layout: Layout, rejects: Sequence[Reject], max_rejects: float
+    source: Source, target: Destination, layout: ImageFolder, rejects: Sequence[Reject], max_rejects: float
 ) -> IngestPlan:
     """The plan for what a source was found to hold; raises as ``plan_ingest``."""
     if not _NAME.fullmatch(target.name):
@@ -145,7 +145,7 @@ def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> N
     )
 
 
-def _shards(layout: Layout) -> Iterator[Shard]:
+def _shards(layout: ImageFolder) -> Iterator[Shard]:
     for domain, files in layout.environments.items():
         number = first = size = 0
         for place, file in enumerate(files):

@@ -25,7 +25,7 @@ import pyarrow as pa
 from rdmldg_ray import storage
 from rdmldg_ray.datasets.images import ImageError, check_image
 from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, TarSource
-from rdmldg_ray.datasets.ingest.plan import IngestPlan, Shard, Target, check_rejects
+from rdmldg_ray.datasets.ingest.plan import Destination, IngestPlan, Shard, check_rejects
 from rdmldg_ray.datasets.schema import (
     QUESTION_SCHEMA,
     SAMPLE_SCHEMA,
@@ -59,7 +59,7 @@ class ShardReport:
     rejects: int
 
 
-RunShards = Callable[[Source, Target, Sequence[Shard]], Iterable[ShardReport]]
+RunShards = Callable[[Source, Destination, Sequence[Shard]], Iterable[ShardReport]]
 
 
 def is_ingested(plan: IngestPlan) -> bool:
@@ -121,17 +121,17 @@ def ingest(
 
 def read_rejects(root: str, name: str) -> pa.Table:
     """The rejects of an ingest, in REJECT_SCHEMA; of any, also of one that stopped."""
-    folder = Target(root, name, (), "").rejects()
+    folder = Destination(root, name, (), "").rejects()
     if not storage.list_files(folder, ".parquet"):
         return REJECT_SCHEMA.empty_table()
     return storage.read_table(folder)
 
 
-def _reject_messages(target: Target) -> Iterator[str]:
+def _reject_messages(target: Destination) -> Iterator[str]:
     yield from read_rejects(target.root, target.name)["message"].to_pylist()
 
 
-def write_shard(source: Source, target: Target, shard: Shard) -> ShardReport:
+def write_shard(source: Source, target: Destination, shard: Shard) -> ShardReport:
     """Read, check and write one shard; one that is written already is only counted."""
     if storage.exists(target.part(shard)):
         return ShardReport(
@@ -163,7 +163,7 @@ def write_shard(source: Source, target: Target, shard: Shard) -> ShardReport:
     return ShardReport(shard.domain, shard.number, len(samples), len(rejects))
 
 
-def _sample(target: Target, domain: str, file: SourceFile, data: bytes, index: int) -> dict[str, Any]:
+def _sample(target: Destination, domain: str, file: SourceFile, data: bytes, index: int) -> dict[str, Any]:
     path = file.path.removeprefix(target.prefix)
     told = file.row or {"id": f"{target.name}/{path}", "label": path.split("/", 2)[1]}
     width, height = check_image(file.path, data)
@@ -179,7 +179,7 @@ def _sample(target: Target, domain: str, file: SourceFile, data: bytes, index: i
     }
 
 
-def _marker(target: Target) -> str:
+def _marker(target: Destination) -> str:
     return storage.join(dataset_location(target.root, target.name), "ingest.json")
 
 
@@ -217,12 +217,12 @@ def _reject_table(rejects: Sequence[Reject], domain: str | None) -> pa.Table:
     return pa.Table.from_pylist([{**asdict(r), "domain": domain} for r in rejects], schema=REJECT_SCHEMA)
 
 
-def _run_on_ray(source: Source, target: Target, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+def _run_on_ray(source: Source, target: Destination, shards: Sequence[Shard]) -> Iterator[ShardReport]:
     write = partial(_write_shard_row, source=source, target=target)
     for report in map_rows(write, [asdict(shard) for shard in shards]):
         yield ShardReport(**report)
 
 
-def _write_shard_row(row: dict[str, Any], source: Source, target: Target) -> dict[str, Any]:
+def _write_shard_row(row: dict[str, Any], source: Source, target: Destination) -> dict[str, Any]:
     files = [SourceFile(**file) for file in row["files"]]
     return asdict(write_shard(source, target, Shard(**{**row, "files": files})))

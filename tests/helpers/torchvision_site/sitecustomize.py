@@ -1,6 +1,7 @@
 """Lets torchvision's CUDA build be imported beside the CPU build of torch, in this and every child process.
 
 It registers kernels for two operators that only its compiled part declares.
+https://github.com/pytorch/vision/issues/9085
 """
 
 import importlib.util

@@ -6,8 +6,9 @@ from rich.console import Console
 
 from rdmldg_ray.config.load import ConfigError, load_config
 from rdmldg_ray.datasets.schema import DatasetInfo
-from rdmldg_ray.runs.pipeline import Pipeline
-from rdmldg_ray.runs.plan import Stage, count_samples, plan_stages
+from rdmldg_ray.runs.plan import count_samples, plan_stages
+from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.store import Stage
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
 
@@ -22,7 +23,7 @@ def pipeline(tmp_path):
 
     def pipeline(*overrides, storage=tmp_path):
         settings = config(*overrides).model_copy(update={"storage": str(storage)})
-        return Pipeline(settings, INFO, Console(quiet=True))
+        return Run(settings, INFO, Console(quiet=True))
 
     return pipeline
 
@@ -112,8 +113,8 @@ def test_what_is_complete_is_entered_in_the_state_and_does_not_remain(pipeline):
     plan = pipeline()
     assert plan.state() == {}
     assert plan.remaining() == plan.stages
-    plan._complete(plan.stages[0], 1.26, {"accuracy": {}})
-    plan._complete(plan.stages[1], 2.0, {"samples": 50})
+    plan.store.enter(plan.stages[0], {"seconds": 1.3, "accuracy": {}})
+    plan.store.enter(plan.stages[1], {"seconds": 2.0, "samples": 50})
     assert plan.state() == {
         "photo/evaluation/zero-shot": {"seconds": 1.3, "accuracy": {}},
         "photo/mtct": {"seconds": 2.0, "samples": 50},
@@ -127,13 +128,13 @@ def test_outputs_without_an_entry_do_not_make_a_stage_complete(pipeline, tmp_pat
     assert plan.remaining() == plan.stages
 
 
-def test_each_round_goes_on_from_the_adapter_before_it(pipeline, tmp_path):
-    adapters = [pipeline()._adapter("photo", number) for number in (-1, 0, 1)]
+def test_each_round_continues_from_the_adapter_before_it(pipeline, tmp_path):
+    adapters = [pipeline().folds["photo"]._adapter(number) for number in (-1, 0, 1)]
     run = f"{tmp_path}/runs/demo/photo"
     assert adapters == [None, f"{run}/mtct/adapter", f"{run}/sarr-1/adapter"]
 
 
-def test_a_run_records_its_config_and_may_go_on_with_the_same(pipeline, tmp_path):
+def test_a_run_records_its_config_and_resumes_with_the_same(pipeline, tmp_path):
     pipeline("lora.rank=4").prepare()
     recorded = tmp_path / "runs/demo/config.yaml"
     assert yaml.safe_load(recorded.read_text())["lora"]["rank"] == 4
@@ -143,12 +144,14 @@ def test_a_run_records_its_config_and_may_go_on_with_the_same(pipeline, tmp_path
 
 
 def test_image_settings_that_come_or_go_are_another_run(pipeline):
-    pipeline("model.image_settings.crop_to_patches=false").prepare()
-    with pytest.raises(ConfigError, match=r"model\.image_settings\.crop_to_patches: was False, now None"):
+    pipeline("model.mm_processor_kwargs.crop_to_patches=false").prepare()
+    with pytest.raises(
+        ConfigError, match=r"model\.mm_processor_kwargs\.crop_to_patches: was False, now None"
+    ):
         pipeline().prepare()
 
 
-def test_a_run_may_go_on_after_its_storage_was_moved(pipeline, tmp_path):
+def test_a_run_resumes_after_its_storage_was_moved(pipeline, tmp_path):
     pipeline().prepare()
     shutil.move(tmp_path / "runs", tmp_path / "moved/runs")
     pipeline(storage=tmp_path / "moved").prepare()

@@ -1,0 +1,159 @@
+"""A run: Algorithm 1 over the folds of a config, one after the other; resumable.
+
+Imports neither torch nor ray before a stage runs, so that planning a run is instant.
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+
+import pyarrow as pa
+from rich.console import Console
+
+from rdmldg_ray.config.load import ConfigError, changes_no_result, flatten_settings, parse_tree
+from rdmldg_ray.config.schema import Config
+from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.mtct.batching import BatchPlan
+from rdmldg_ray.mtct.tracking import check_tracking
+from rdmldg_ray.runs.fold import FoldPipeline
+from rdmldg_ray.runs.plan import count_samples, plan_stages
+from rdmldg_ray.runs.serving import Serving
+from rdmldg_ray.runs.stage_cache import StageCache
+from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.runs.store import RunStore, Stage, State, stages_of
+from rdmldg_ray.runtime.versions import package_versions
+from rdmldg_ray.storage import read_bytes, write_json
+
+
+class Run:
+    """A run of the method on a data set that lies on storage.
+
+    Args:
+        cache: stages of other runs that this one may take over instead of computing them.
+        on_complete: called after each stage with the stage and the state of its fold.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        info: DatasetInfo,
+        console: Console,
+        cache: StageCache | None = None,
+        on_complete: Callable[[Stage, State], None] = lambda stage, state: None,
+    ):
+        self.config = config
+        self.info = info
+        self.console = console
+        self.store = RunStore(config.storage, config.name)
+        self.data = StageData(config, info)
+        self.stages = plan_stages(config, info)
+        self.serving = Serving(config, list(info.classes), console)
+        self.folds = {
+            held_out: FoldPipeline(
+                config=config,
+                info=info,
+                stages=list(stages),
+                serving=self.serving,
+                console=console,
+                cache=cache,
+                on_complete=on_complete,
+            )
+            for held_out, stages in groupby(self.stages, key=lambda stage: stage.held_out)
+        }
+
+    @property
+    def location(self) -> str:
+        """Where the run's outputs lie."""
+        return self.store.uri
+
+    def state(self) -> State:
+        """The stages that are complete."""
+        return self.store.state()
+
+    def remaining(self) -> list[Stage]:
+        """The stages that are not complete."""
+        complete = self.state()
+        return [stage for stage in self.stages if stage.name not in complete]
+
+    def workload(self, stage: Stage) -> tuple[int, int | None]:
+        """Images and optimizer steps of a stage; for a round's training upper bounds."""
+        images = count_samples(self.config, self.info, stage)
+        if stage.kind not in ("mtct", "train"):
+            return images, None
+        training = self.config.mtct if stage.kind == "mtct" else self.config.sarr.training
+        return images, BatchPlan.make(images, self.config.workers.num_workers, training, 0).total_steps
+
+    def prepare(self) -> None:
+        """Record the config of a new run; check that of an old one, as ``check_settings`` does."""
+        self.check_settings()
+        check_tracking(self.config.tracking)
+        if not self.store.exists():
+            self.store.write_config(self.config)
+            write_json(self.store.versions_uri, package_versions())
+
+    def check_chains(self) -> None:
+        """Read the teacher's chains as training will, so that a mistake in them ends a run at once.
+
+        Raises:
+            ValueError: when chains are missing or one is not well-formed.
+        """
+        for stage in self.remaining():
+            if stage.kind == "mtct":
+                self.data.check_chains(stage)
+
+    def check_settings(self) -> None:
+        """Check that the run, where it exists, was started with the same settings.
+
+        Settings that change no result, such as the number of engines, may change.
+
+        Raises:
+            ConfigError: when others differ.
+        """
+        if not self.store.exists():
+            return
+        # A setting that is younger than the run had its default.
+        before = flatten_settings(Config().model_dump(mode="json")) | flatten_settings(
+            parse_tree(read_bytes(self.store.config_uri).decode())
+        )
+        now = flatten_settings(self.config.model_dump(mode="json"))
+        # A mapping of the user's own, such as image settings, may have keys on one side only.
+        changed = [
+            key for key in before | now if before.get(key) != now.get(key) and not changes_no_result(key)
+        ]
+        if changed:
+            lines = [f"  {key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
+            raise ConfigError(
+                "\n".join(
+                    [
+                        f"run '{self.config.name}' exists with other settings:",
+                        *lines,
+                        f"set another name (name=...), or delete {self.location}",
+                    ]
+                )
+            )
+
+    def run(self) -> None:
+        """Run what remains, in order. Ray must be connected."""
+        try:
+            for stage in self.remaining():
+                number = self.stages.index(stage) + 1
+                self.console.print(
+                    f"[bold]\\[{number}/{len(self.stages)}] {stage.name}[/bold]", highlight=False
+                )
+                self.folds[stage.held_out].run_stage(stage)
+        finally:
+            self.close()
+
+    def evaluate(self, held_out: str, adapter: str | None) -> dict[str, dict[str, float]]:
+        """Accuracies of base plus adapter on a fold, by pathway; nothing is written."""
+        return self.folds[held_out].evaluate(adapter)[1]
+
+    def probe_set(self, held_out: str) -> tuple[dict[str, str | None], pa.Table]:
+        """What ``evaluation.probe`` measures: the adapter of each evaluated model, and the ``out`` splits of
+        all domains with the teacher's chains."""
+        evaluated = stages_of(self.state(), "evaluate", held_out)
+        adapters = {stage.model: self.store.adapter_uri(held_out, stage.model) for stage in evaluated}
+        return adapters, self.data.probe_set(held_out)
+
+    def close(self) -> None:
+        """End the engines."""
+        self.serving.close()
