@@ -10,6 +10,7 @@ import pytest
 from rdmldg_ray.domainbed.catalogue import DATASETS
 from rdmldg_ray.storage import read_table
 from tests.helpers.cli import error_of, rdmldg
+from tests.helpers.openai_endpoint import Endpoint, completion, serving
 from tests.helpers.questions_file import write_questions
 from tools import mini
 
@@ -133,3 +134,18 @@ def test_a_dry_ingest_of_rows_counts_questions_and_answers(tmp_path):
     message = error_of("ingest", str(file), "--dataset", "pacs", *new)
     assert message.endswith("pacs has classes, not questions; ingest rows as custom")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_annotation_tells_scripts_what_was_rejected_and_what_got_no_answer(tmp_path, monkeypatch):
+    mini.write_mini(str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test-0123456789")
+    samples = read_table(f"{tmp_path}/datasets/mini/samples").to_pylist()
+    rows = [{"id": row["id"], "image": row["image"]} for row in samples]
+    endpoint = Endpoint(rows, lambda row, before: completion("no chain"))
+    with serving(endpoint):
+        command = ("annotate", "mini", "--teacher", "wordy", "--base-url", endpoint.url, "--max-samples", "2")
+        result = rdmldg(*command, "--candidates", "1", "--storage", str(tmp_path), "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["accepted"] == 0 and sum(document["rejected"].values()) == 2
+    assert document["location"] == f"{tmp_path}/datasets/mini/chains/wordy"
