@@ -198,7 +198,8 @@ def test_the_tests_that_run_a_command_are_there(test):
 def test_make_runs_what_is_said():
     makefile = (documented.REPOSITORY / "Makefile").read_text()
     assert "\ndemo: setup\n\t$(BIN)/rdmldg demo\n" in makefile
-    assert "\ntest: lint\n" in makefile and "\nlint: setup\n" in makefile and "\nsetup:\n" in makefile
+    assert "\ntest: test-quick\n" in makefile and "\ntest-quick: lint\n" in makefile
+    assert "\nlint: setup\n" in makefile and "\nsetup:\n\t@tools/setup.sh\n" in makefile
 
 
 def chain(label):
