@@ -100,7 +100,8 @@ class Engine:
     and takes merged weights by reloading, from a folder that is gone as soon as they are read.
 
     Processes that vLLM starts end with the actor, however that ends: Ray kills the actor's process group,
-    which vLLM's processes do not leave. https://github.com/ray-project/ray/pull/64407
+    which vLLM's processes do not leave, unless the cluster sets RAY_process_group_cleanup_enabled=0.
+    https://github.com/ray-project/ray/pull/64407
     """
 
     def __init__(self, config: Config, class_names: list[str]):

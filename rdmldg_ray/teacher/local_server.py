@@ -1,7 +1,7 @@
 """A teacher of one's own: `vllm serve`, started here, reached on loopback, and ended here.
 
 Why is it ended by hand? It is a child of the command and not of a Ray worker, so Ray does not end it; where
-the command is killed, the kernel does: https://man7.org/linux/man-pages/man2/pr_set_pdeathsig.2const.html
+the command is killed, the kernel does (``PR_SET_PDEATHSIG`` of prctl).
 """
 
 import ctypes
