@@ -158,7 +158,13 @@ def write_set(root: str, name: str, photos: Sequence[bytes], count: int) -> Data
             }
             for number in range(start, min(start + ROWS_PER_PART, count))
         ]
-        write_samples(root, name, DOMAIN, part, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA))
+        write_samples(
+            root=root,
+            name=name,
+            domain=DOMAIN,
+            part=part,
+            samples=pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA),
+        )
     return DatasetInfo(name, (DOMAIN,), iconbed_info().classes, {DOMAIN: count})
 
 
@@ -179,7 +185,9 @@ def make_collator(info: DatasetInfo) -> "tuple[MtctCollator, BatchPlan]":
     prompts = PathwayPrompts(load_processor(TINY_BASE), info.classes)
     training = TrainingConfig(epochs=1, batch_size=BATCH, micro_batch_size=BATCH)
     plan = BatchPlan.make(info.counts[DOMAIN], 1, training, seed=0)
-    return MtctCollator(prompts, PathwayWeights(), plan, "none", 0, 1024), plan
+    return MtctCollator(
+        prompts=prompts, weights=PathwayWeights(), plan=plan, augment="none", seed=0, max_length=1024
+    ), plan
 
 
 def stream(root: str, info: DatasetInfo) -> "Iterator[StepBatch]":

@@ -107,7 +107,9 @@ def measure(model_name: str, shape: Shape, rounds: int) -> dict[str, Any]:
     ours = Ours(adapted.train(), data)
     batches = [data.batch() for _ in range(rounds + 1)]
     error = ours.gradient_error(batches[0])
-    trl = train_with_trl(base, adapted.peft_config["default"], data, batches, ours.round)
+    trl = train_with_trl(
+        model=base, lora=adapted.peft_config["default"], data=data, batches=batches, between=ours.round
+    )
     results = {name: t.summary(data.batch_size) for name, t in (ours.timings | {"trl": trl}).items()}
     [micro] = data.passes(batches[0], "shared")
 

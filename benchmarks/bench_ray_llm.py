@@ -65,7 +65,14 @@ def time_pool(config: Config, info: DatasetInfo, adapter: str | None, samples: p
     """From the start of an engine to the last answer, and a further draw."""
 
     def draw(attempt: int, rows: pa.Table) -> Iterator[int]:
-        request = GenerationRequest("reasoning", attempt, TEMPERATURE, 1.0, config.sarr.max_new_tokens, SEED)
+        request = GenerationRequest(
+            pathway="reasoning",
+            candidate=attempt,
+            temperature=TEMPERATURE,
+            top_p=1.0,
+            max_new_tokens=config.sarr.max_new_tokens,
+            seed=SEED,
+        )
         for answers in pool.generate(rows, request):
             yield sum(answers["num_tokens"].to_pylist())
 

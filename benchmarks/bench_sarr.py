@@ -209,7 +209,16 @@ def measure(config: Config, arguments: argparse.Namespace, folder: Path) -> dict
     for name, sampling in (("until_accepted", "until_accepted"), ("fixed_k", "fixed")):
         sarr = config.sarr.model_copy(update={"sampling": sampling, "max_attempts": 4})
         location = str(folder / name)
-        rounds[name] = generate_round(pool, chosen, classes, sarr, SEED, "bench", location, lambda *_: None)
+        rounds[name] = generate_round(
+            writer=pool,
+            samples=chosen,
+            class_names=classes,
+            config=sarr,
+            seed=SEED,
+            model="bench",
+            location=location,
+            progress=lambda *_: None,
+        )
         say(f"{name}: {rounds[name]}")
     pool.close()
 
@@ -253,7 +262,14 @@ def driver_memory(config: Config, arguments: argparse.Namespace, folder: Path) -
         gc.collect()
         with peak_memory() as memory:
             summary = generate_round(
-                pool, rows, list(info.classes), sarr, SEED, "bench", location, lambda *_: None
+                writer=pool,
+                samples=rows,
+                class_names=list(info.classes),
+                config=sarr,
+                seed=SEED,
+                model="bench",
+                location=location,
+                progress=lambda *_: None,
             )
         assert summary["candidates"] == size
         result[str(size)] = {name: round(mib) for name, mib in memory.items()}
@@ -297,7 +313,13 @@ def source_images(config: Config, info: DatasetInfo, held_out: str) -> pa.Table:
     """The source domains' training images, mixed the same way every time."""
     sources = [domain for domain in info.environments if domain != held_out]
     index = sample_index(config.storage, info, sources)
-    index = take_split(index, info, "in", config.data.trial_seed, config.data.holdout_fraction)
+    index = take_split(
+        index=index,
+        info=info,
+        split="in",
+        trial_seed=config.data.trial_seed,
+        holdout_fraction=config.data.holdout_fraction,
+    )
     # Neighbours are of one class and domain; steps of a prime number of rows mix them.
     return index.take([number * 97 % len(index) for number in range(len(index))])
 
@@ -314,7 +336,14 @@ def merged_model(config: Config, adapter: str | None, folder: Path) -> str:
 
 def run_pool(pool: EnginePool, part: pa.Table, config: SarrConfig) -> tuple[int, float]:
     """Generated tokens, and seconds."""
-    request = GenerationRequest("reasoning", 0, TEMPERATURE, 1.0, config.max_new_tokens, SEED)
+    request = GenerationRequest(
+        pathway="reasoning",
+        candidate=0,
+        temperature=TEMPERATURE,
+        top_p=1.0,
+        max_new_tokens=config.max_new_tokens,
+        seed=SEED,
+    )
     started = time.perf_counter()
     tokens = sum(sum(answers["num_tokens"].to_pylist()) for answers in pool.generate(part, request))
     return tokens, time.perf_counter() - started

@@ -269,7 +269,7 @@ def export_chains(
     check_writable(out)
     write_embedded(root, dataset)
     return export.export_chains(
-        root, dataset, teacher=teacher, location=out, form=form, only_accepted=not rejected
+        root=root, dataset=dataset, teacher=teacher, location=out, form=form, only_accepted=not rejected
     )
 
 
@@ -431,7 +431,9 @@ def refilter(
         into: name of the new run; ``<run>-refiltered`` by default.
     """
     old = resolve_run(run, storage)
-    name, _ = refilter_run(old.root, old.name, into=into, overrides=list(settings), round_number=round_number)
+    name, _ = refilter_run(
+        root=old.root, run=old.name, into=into, overrides=list(settings), round_number=round_number
+    )
     return results.read_run(old.root, name)
 
 

@@ -108,3 +108,20 @@ def test_ray_stays_where_it_belongs(name):
 
 def test_few_modules_lie_at_the_top():
     assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py"}
+
+
+# Names in a run's layout.
+LAYOUT = {"runs", "state.json", "config.yaml", "predictions.parquet", "training_set.parquet", "analyses"}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"runs.store"}))
+def test_paths_below_runs_are_made_by_their_owner_alone(name):
+    """``runs.store`` makes them, from the names that trainings and rounds give to what they leave."""
+    calls = [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)]
+    joined = [call for call in calls if ast.unparse(call.func).split(".")[-1] == "join"]
+    parts = {
+        argument.value for call in joined for argument in call.args if isinstance(argument, ast.Constant)
+    }
+    assert not parts & LAYOUT
+    made = [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.JoinedStr)]
+    assert not [text for text in map(ast.unparse, made) if "sarr-{" in text or "/evaluation/{" in text]

@@ -59,8 +59,14 @@ def write_mini(root: str) -> None:
                 }
             )
         table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
-        write_samples(root, NAME, domain, 0, table)
-        write_chains(root, NAME, RULES, domain, pa.Table.from_pylist(chain_rows, schema=CHAIN_SCHEMA))
+        write_samples(root=root, name=NAME, domain=domain, part=0, samples=table)
+        write_chains(
+            root=root,
+            name=NAME,
+            teacher=RULES,
+            domain=domain,
+            chains=pa.Table.from_pylist(chain_rows, schema=CHAIN_SCHEMA),
+        )
     counts = dict.fromkeys(DOMAINS, PER_CLASS * len(CLASSES))
     info = {"name": NAME, "environments": DOMAINS, "classes": CLASSES, "counts": counts}
     write_json(join(dataset_location(root, NAME), "dataset.json"), info)

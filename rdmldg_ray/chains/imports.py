@@ -144,7 +144,13 @@ def import_chains(
     for domain in info.environments:
         rows = [row for row in found.rows if found.samples[row["id"]]["domain"] == domain]
         if rows:
-            write_chains(root, dataset, teacher, domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
+            write_chains(
+                root=root,
+                name=dataset,
+                teacher=teacher,
+                domain=domain,
+                chains=pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA),
+            )
     return Counter(row["reason"] or "accepted" for row in found.rows)
 
 

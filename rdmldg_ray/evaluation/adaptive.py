@@ -83,14 +83,26 @@ def point_at(answers: Answers, threshold: float) -> Point:
     accuracy = float(np.where(reason, answers.reasoning_correct, answers.direct_correct).mean())
     tokens = answers.direct_tokens + np.where(reason, answers.reasoning_tokens, 0)
     error = float(np.sqrt(accuracy * (1 - accuracy) / len(answers)))
-    return Point(threshold, accuracy, error, float(tokens.mean()), float(reason.mean()))
+    return Point(
+        threshold=threshold,
+        accuracy=accuracy,
+        error=error,
+        tokens=float(tokens.mean()),
+        reasoned=float(reason.mean()),
+    )
 
 
 def always_reasoning(answers: Answers) -> Point:
     """The reasoning pathway alone, which does not pay for a direct answer."""
     accuracy = float(answers.reasoning_correct.mean())
     error = float(np.sqrt(accuracy * (1 - accuracy) / len(answers)))
-    return Point(np.inf, accuracy, error, float(answers.reasoning_tokens.mean()), 1.0)
+    return Point(
+        threshold=np.inf,
+        accuracy=accuracy,
+        error=error,
+        tokens=float(answers.reasoning_tokens.mean()),
+        reasoned=1.0,
+    )
 
 
 def curve(answers: Answers, points: int = 51) -> list[Point]:

@@ -53,7 +53,12 @@ class BatchPlan:
             ValueError: when there are too few samples to give every worker one in every forward pass.
         """
         plan = cls(
-            num_samples, num_workers, training.epochs, training.batch_size, training.micro_batch_size, seed
+            num_samples=num_samples,
+            num_workers=num_workers,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            micro_batch_size=training.micro_batch_size,
+            seed=seed,
         )
         smallest = num_samples // plan.steps_per_epoch
         needed = num_workers * plan.accumulation

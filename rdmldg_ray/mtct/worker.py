@@ -195,13 +195,13 @@ class TrainWorker:
     def _batches(self, first_step: int) -> Iterator[StepBatch]:
         config = self.job.config
         collate = MtctCollator(
-            self.prompts,
-            config.mtct.weights,
-            self.job.plan,
-            config.data.augment,
-            self.job.seed,
-            config.model.max_length,
-            first_step,
+            prompts=self.prompts,
+            weights=config.mtct.weights,
+            plan=self.job.plan,
+            augment=config.data.augment,
+            seed=self.job.seed,
+            max_length=config.model.max_length,
+            first_step=first_step,
         )
         shard = ray.train.get_dataset_shard("train")
         for batch in shard.iter_torch_batches(batch_size=1, prefetch_batches=2, collate_fn=collate):

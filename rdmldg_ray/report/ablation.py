@@ -30,7 +30,8 @@ def ablation_accuracies(
         for pathway in ("direct", "reasoning"):
             accuracy = {
                 domain: mean_of_known(
-                    _accuracy(state, domain, row.model, pathway, measure) for state in states[row.run]
+                    _accuracy(state, domain, model=row.model, pathway=pathway, measure=measure)
+                    for state in states[row.run]
                 )
                 for domain in domains
             }

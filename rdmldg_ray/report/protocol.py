@@ -121,11 +121,29 @@ def chosen_rows(records: Sequence[Record], part: str = "in") -> list[dict[str, A
     found = []
     for method_name, method in METHODS.items():
         for cell, choice in sorted(select(records, method).items(), key=lambda item: item[0]):
-            found.append(_chosen_row(method_name, cell.trial_seed, choice, None, cell.test_env, part))
+            found.append(
+                _chosen_row(
+                    method=method_name,
+                    trial=cell.trial_seed,
+                    choice=choice,
+                    source=None,
+                    env=cell.test_env,
+                    part=part,
+                )
+            )
     for source, choice in sorted(select_single_source(records).items(), key=lambda item: item[0]):
         for env in choice.record["args"]["test_envs"]:
             name = "validation set of the single source"
-            found.append(_chosen_row(name, source.trial_seed, choice, source.source_env, env, part))
+            found.append(
+                _chosen_row(
+                    method=name,
+                    trial=source.trial_seed,
+                    choice=choice,
+                    source=source.source_env,
+                    env=env,
+                    part=part,
+                )
+            )
     return found
 
 

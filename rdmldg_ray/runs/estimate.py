@@ -109,7 +109,14 @@ def estimate(config: Config, info: DatasetInfo, rates: Calibration, state: dict[
     rows: dict[Kind, Estimate] = {}
     for stage, load in plan_loads(config, plan_stages(config, info)):
         took_s = state[stage.name]["seconds"] if stage.name in state else None
-        new = _one(config, rates, stage, load, count_samples(config, info, stage), took_s)
+        new = _one(
+            config=config,
+            rates=rates,
+            stage=stage,
+            load=load,
+            images=count_samples(config, info, stage),
+            took_s=took_s,
+        )
         old = rows.get(stage.kind)
         rows[stage.kind] = _sum([old, new]) if old else new
     return list(rows.values())
@@ -165,7 +172,17 @@ def _one(
             seconds += answers / rates.answers_per_s / count
             size = answers * rates.bytes_per_answer
     hours = seconds / 3600
-    return Estimate(stage.kind, 1, images, hours, hours * count, chains, tokens, round(size), took_s)
+    return Estimate(
+        kind=stage.kind,
+        stages=1,
+        images=images,
+        hours=hours,
+        worker_hours=hours * count,
+        chains=chains,
+        tokens=tokens,
+        bytes=round(size),
+        took_s=took_s,
+    )
 
 
 def _epochs(config: Config, stage: Stage) -> int:
@@ -192,15 +209,15 @@ def _draws_and_share(sarr: SarrConfig, rates: Calibration) -> tuple[float, float
 def _sum(rows: Sequence[Estimate]) -> Estimate:
     took = [row.took_s for row in rows if row.took_s is not None]
     return Estimate(
-        rows[0].kind,
-        sum(row.stages for row in rows),
-        sum(row.images for row in rows),
-        sum(row.hours for row in rows),
-        sum(row.worker_hours for row in rows),
-        sum(row.chains for row in rows),
-        sum(row.tokens for row in rows),
-        sum(row.bytes for row in rows),
-        sum(took) if len(took) == len(rows) else None,
+        kind=rows[0].kind,
+        stages=sum(row.stages for row in rows),
+        images=sum(row.images for row in rows),
+        hours=sum(row.hours for row in rows),
+        worker_hours=sum(row.worker_hours for row in rows),
+        chains=sum(row.chains for row in rows),
+        tokens=sum(row.tokens for row in rows),
+        bytes=sum(row.bytes for row in rows),
+        took_s=sum(took) if len(took) == len(rows) else None,
     )
 
 

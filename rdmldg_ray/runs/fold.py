@@ -98,7 +98,13 @@ class FoldPipeline:
             self.serving.count_alive() as alive,
             progress_bar(self.console, "answers", location, alive) as bar,
         ):
-            predictions = predict(pool, samples, list(self.info.classes), self.config, bar.update)
+            predictions = predict(
+                pool=pool,
+                samples=samples,
+                class_names=list(self.info.classes),
+                config=self.config,
+                progress=bar.update,
+            )
         return predictions, accuracies(predictions)
 
     def _take_over(self, stage: Stage) -> dict[str, Any] | None:

@@ -34,7 +34,13 @@ class StageData:
         target = sample_index(self.config.storage, self.info, fold_domains(held_out))
         parts = [(self.source_index(held_out, "out"), "out", False)]
         for split in ("in", "out"):
-            rows = take_split(target, self.info, split, data.trial_seed, data.holdout_fraction)
+            rows = take_split(
+                index=target,
+                info=self.info,
+                split=split,
+                trial_seed=data.trial_seed,
+                holdout_fraction=data.holdout_fraction,
+            )
             parts.append((rows, split, True))
         return pa.concat_tables(
             rows.append_column("split", pa.repeat(split, len(rows))).append_column(
@@ -76,7 +82,13 @@ class StageData:
     def _trained_split(self, domains: Sequence[str], split: Literal["in", "out"]) -> pa.Table:
         data = self.config.data
         index = sample_index(self.config.storage, self.info, domains)
-        rows = take_split(index, self.info, split, data.trial_seed, data.holdout_fraction)
+        rows = take_split(
+            index=index,
+            info=self.info,
+            split=split,
+            trial_seed=data.trial_seed,
+            holdout_fraction=data.holdout_fraction,
+        )
         if data.classes == "base":
             rows = rows.filter(pc.field("label").isin(base_classes(self.info.classes)))
         return rows
@@ -104,7 +116,7 @@ class StageData:
 
     def _teacher_chains(self, domains: Sequence[str]) -> tuple[pa.Table, str]:
         root, dataset, teacher = self.config.storage, self.info.name, self.config.data.chains
-        chains = read_chains(root, dataset, teacher, domains, CHAIN_COLUMNS)
+        chains = read_chains(root=root, name=dataset, teacher=teacher, domains=domains, columns=CHAIN_COLUMNS)
         return chains, chains_location(root, dataset, teacher)
 
     def _sources(self, held_out: str) -> list[str]:

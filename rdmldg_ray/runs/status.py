@@ -60,7 +60,13 @@ def run_status(root: str, name: str) -> RunStatus:
     remaining = [stage for stage in stages if stage.name not in run.state]
     current = remaining[0] if remaining else None
     found = [_stage_status(run, stage, stage == current) for stage in stages]
-    return RunStatus(name, run.location, not remaining, found, _eta(stages, found, run.state))
+    return RunStatus(
+        name=name,
+        location=run.location,
+        complete=not remaining,
+        stages=found,
+        eta_s=_eta(stages, found, run.state),
+    )
 
 
 def _stage_status(run: RunResults, stage: Stage, current: bool) -> StageStatus:

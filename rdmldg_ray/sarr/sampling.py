@@ -55,7 +55,13 @@ def draw_candidates(
             # Those of this batch alone: rows of a large index as Python's dicts would fill the driver.
             wanted = facts.filter(pc.is_in(facts["id"], answers["id"].combine_chunks()))
             known = {row["id"]: row for row in wanted.to_pylist()}
-            candidates = judge_answers(answers, known, label_probs, class_names, config.filter)
+            candidates = judge_answers(
+                answers=answers,
+                samples=known,
+                label_probs=label_probs,
+                class_names=class_names,
+                config=config.filter,
+            )
             write(candidates)
             rows = candidates.to_pylist()
             with_chain.update(row["id"] for row in rows if row["accepted"])

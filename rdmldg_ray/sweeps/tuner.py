@@ -242,4 +242,4 @@ def _row(config: Config, info: DatasetInfo, space: SweepSpace, result: Any) -> d
     else:
         planned = _planned(with_settings(config, settings), info)
         status = "complete" if count_evaluations(state) == planned else "stopped early"
-    return trial_row(run, settings, state, space.pathway, status)
+    return trial_row(run=run, settings=settings, state=state, pathway=space.pathway, status=status)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rdmldg_ray.config.load import ConfigError, override_config
 from rdmldg_ray.config.schema import Config
+from rdmldg_ray.runs.store import MTCT, ZERO_SHOT, model_name
 
 LABELS, CHAINS, BOTH = "labels", "chains", "both"
 
@@ -83,13 +84,13 @@ def ablation_rows(rounds: int) -> list[AblationRow]:
     """The rows of the paper's ablation, with every round of SARR."""
 
     def sarr(title: str, run: str) -> list[AblationRow]:
-        return [AblationRow(f"{title}, round {k}", run, f"sarr-{k}") for k in range(1, rounds + 1)]
+        return [AblationRow(f"{title}, round {k}", run, model_name(k)) for k in range(1, rounds + 1)]
 
     return [
-        AblationRow("zero-shot", BOTH, "zero-shot"),
-        AblationRow("labels only", LABELS, "mtct"),
-        AblationRow("chains only", CHAINS, "mtct"),
-        AblationRow("MTCT", BOTH, "mtct"),
+        AblationRow("zero-shot", BOTH, ZERO_SHOT),
+        AblationRow("labels only", LABELS, MTCT),
+        AblationRow("chains only", CHAINS, MTCT),
+        AblationRow("MTCT", BOTH, MTCT),
         *sarr("SARR without MTCT", CHAINS),
         *sarr("MTCT and SARR", BOTH),
     ]

@@ -103,7 +103,13 @@ class Annotation:
         self.info = info
         self.request = request
         identity = {"model": request.model, "prompt_version": TEACHER_PROMPT_VERSION}
-        self.store = AnswerStore(root, info.name, request.teacher, info.environments, identity)
+        self.store = AnswerStore(
+            root=root,
+            dataset=info.name,
+            teacher=request.teacher,
+            domains=info.environments,
+            identity=identity,
+        )
         samples = _with_sizes(root, info).to_pylist()
         # In an order of chance, so that a part of them shows all domains and classes.
         samples.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())

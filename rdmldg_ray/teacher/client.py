@@ -151,11 +151,11 @@ class Teacher:
             reason = "empty"
         usage = completion.usage
         return Answer(
-            text,
-            reason,
-            usage.prompt_tokens if usage else self.prompt_tokens,
-            usage.completion_tokens if usage else text_tokens(text),
-            completion.model or self.model,
+            text=text,
+            reason=reason,
+            prompt_tokens=usage.prompt_tokens if usage else self.prompt_tokens,
+            answer_tokens=usage.completion_tokens if usage else text_tokens(text),
+            model=completion.model or self.model,
         )
 
     def _explained(self, error: "openai.APIError") -> TeacherError | SampleError:

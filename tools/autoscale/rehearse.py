@@ -88,7 +88,9 @@ def main() -> int:
                 "training": refused(environment, overrides, "workers.cpus_per_worker=50"),
                 "engines": refused(environment, overrides, "engines.cpus_per_engine=50"),
             }
-            samples, exit_code = watch_run(address, environment, head, config, overrides)
+            samples, exit_code = watch_run(
+                address=address, environment=environment, head=head, config=config, overrides=overrides
+            )
         result = summarize(config, samples, exit_code, said)
     print(json.dumps(result, indent=2))
     return 0 if result["verdict"] == "passed" else 1
@@ -121,7 +123,16 @@ def watch_run(
         stage = IDLE if ended else current_stage(config, stages)
         nodes, used, demands = cluster_now(address)
         seconds = round(time.monotonic() - started, 1)
-        samples.append(Sample(seconds, stage, nodes, used, demands, count_exposed(head)))
+        samples.append(
+            Sample(
+                seconds=seconds,
+                stage=stage,
+                nodes=nodes,
+                used=used,
+                demands=demands,
+                exposed=count_exposed(head),
+            )
+        )
         if ended is None and run.poll() is not None:
             ended = time.monotonic()
     return samples, run.wait()

@@ -182,7 +182,9 @@ class Bench:
             noted = json.loads(self.current.read_text())
             if noted["run"] == number:
                 return RunReport(**noted | {"injections": [Injection(**i) for i in noted["injections"]]})
-        return RunReport(number, 0.0, [], 0, [], {}, [])
+        return RunReport(
+            run=number, seconds=0.0, injections=[], drivers=0, failures=[], resumed_at={}, differences=[]
+        )
 
     def do(self, number: int, name: str, injections: list[Injection]) -> RunReport:
         """One run to its end, with faults."""
@@ -193,7 +195,13 @@ class Bench:
         driver.start()
         watch = Watch(self.pipeline(name))
         rng = random.Random(f"{self.seed}/run/{number}")
-        scene = Scene(self.cluster, self.proxy, rng, driver.kill, watch.folder)
+        scene = Scene(
+            cluster=self.cluster,
+            proxy=self.proxy,
+            rng=rng,
+            kill_driver=driver.kill,
+            stage_folder=watch.folder,
+        )
         waiting, harm = injections[len(report.injections) :], None
 
         def note() -> None:

@@ -118,7 +118,9 @@ def _eat(drawings: Sequence[Mapping[str, Any]]) -> Iterator[_Question]:
         for drawing in _some(drawings, classes, EAT, _EACH_ANSWER):
             kinds = {answer: KINDS[normalize_answer(drawing["label"])], other: _YES_NO[other]}
             row = _row(drawing, EAT, ("yes", "no"), answer)
-            yield _Question(drawing, row, kinds, _EAT_SUMMARIES, _EAT_REFLECTIONS)
+            yield _Question(
+                drawing=drawing, row=row, kinds=kinds, summaries=_EAT_SUMMARIES, reflections=_EAT_REFLECTIONS
+            )
 
 
 def _kind(drawings: Sequence[Mapping[str, Any]]) -> Iterator[_Question]:

@@ -142,7 +142,16 @@ def write_chain(
             "SUMMARY": rng.choice(summaries),
             "CAPTION": _capitalize(caption),
             "REASONING": _capitalize(reasoning),
-            "REFLECTION": _capitalize(_reflection(label, options, label_words, kinds, reflections, rng)),
+            "REFLECTION": _capitalize(
+                _reflection(
+                    label=label,
+                    options=options,
+                    label_words=label_words,
+                    kinds=kinds,
+                    reflections=reflections,
+                    rng=rng,
+                )
+            ),
             "CONCLUSION": display_name(label),
         }
     )

@@ -190,7 +190,9 @@ def write_rule_chains(root: str, info: DatasetInfo) -> None:
             "prompt_version": pa.array([PROMPT_VERSION] * rows),
             "model": pa.array([RULES] * rows),
         }
-        write_chains(root, NAME, RULES, domain, pa.table(columns, schema=CHAIN_SCHEMA))
+        write_chains(
+            root=root, name=NAME, teacher=RULES, domain=domain, chains=pa.table(columns, schema=CHAIN_SCHEMA)
+        )
 
 
 def write_rule_candidates(location: str, training_set: pa.Table, draws: int = 2) -> None:
@@ -213,7 +215,11 @@ def write_rule_candidates(location: str, training_set: pa.Table, draws: int = 2)
             ]
             known = {row["id"]: row for row in rows}
             judged = judge_answers(
-                pa.Table.from_pylist(answers), known, {}, list(CLASSES), SarrConfig().filter
+                answers=pa.Table.from_pylist(answers),
+                samples=known,
+                label_probs={},
+                class_names=list(CLASSES),
+                config=SarrConfig().filter,
             )
             assert judged.schema.names == CANDIDATE_SCHEMA.names
             write_candidates(location, part, judged)

@@ -114,7 +114,7 @@ def write_builtin(
     chains = _as_candidates(texts)
     for domain in info.environments:
         rows = samples.filter(pc.field("domain") == domain)
-        write_samples(root, info.name, domain, 0, rows)
+        write_samples(root=root, name=info.name, domain=domain, part=0, samples=rows)
         of_domain = chains.filter(pc.is_in(chains["id"], rows["id"]))
         part = storage.join(chains_location(root, info.name, RULES, domain), PART.format(0))
         storage.write_table(part, of_domain)

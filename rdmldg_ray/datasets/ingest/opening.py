@@ -68,7 +68,13 @@ def plan_questions(
         environments[row.domain].append(replace(file, row=told))
     classes = tuple(sorted({row.answer for row, _ in samples.values()}))
     layout = ImageFolder(dict(sorted(environments.items())), classes, "", rejects)
-    return make_plan(source, Destination(root, dataset, classes, "", True), layout, rejects, max_rejects)
+    return make_plan(
+        source=source,
+        target=Destination(root=root, name=dataset, classes=classes, prefix="", questions=True),
+        layout=layout,
+        rejects=rejects,
+        max_rejects=max_rejects,
+    )
 
 
 def count_questions(plan: IngestPlan) -> int:

@@ -93,7 +93,13 @@ def plan_ingest(
     files, unread = source.list()
     layout = find_image_folder(location, files, dataset)
     target = Destination(root, dataset, layout.classes, layout.prefix)
-    return make_plan(source, target, layout, [*unread, *layout.rejects], max_rejects)
+    return make_plan(
+        source=source,
+        target=target,
+        layout=layout,
+        rejects=[*unread, *layout.rejects],
+        max_rejects=max_rejects,
+    )
 
 
 def make_plan(

@@ -108,7 +108,13 @@ def check_row(given: Mapping[str, Any]) -> Row:
         raise RowError(
             "path", f"the image's path '{texts['image']}' leads elsewhere; make it relative to this file"
         )
-    return Row(image, texts["question"], shown, shown[place], texts["domain"])
+    return Row(
+        image=image,
+        question=texts["question"],
+        options=shown,
+        answer=shown[place],
+        domain=texts["domain"],
+    )
 
 
 def _text(name: str, value: Any) -> str:

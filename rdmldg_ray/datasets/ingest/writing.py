@@ -159,7 +159,7 @@ def write_shard(source: Source, target: Destination, shard: Shard) -> ShardRepor
         storage.write_table(target.rejects(shard), _reject_table(rejects, shard.domain))
     schema = pa.schema([*SAMPLE_SCHEMA, *QUESTION_SCHEMA]) if target.questions else SAMPLE_SCHEMA
     table = pa.Table.from_pylist(samples, schema=schema)
-    write_samples(target.root, target.name, shard.domain, shard.number, table)
+    write_samples(root=target.root, name=target.name, domain=shard.domain, part=shard.number, samples=table)
     return ShardReport(shard.domain, shard.number, len(samples), len(rejects))
 
 
