@@ -60,7 +60,7 @@ def test_a_teacher_is_asked_through_the_same_function_as_by_the_command(tmp_path
     with serving(endpoint):
         options = {"base_url": endpoint.url, "storage": str(tmp_path)}
         outcome = rdmldg_ray.annotate("mini", "gpt-4o", max_samples=4, **options)
-        assert (outcome.accepted, outcome.source) == (4, "gpt-4o")
+        assert (outcome.accepted, outcome.teacher) == (4, "gpt-4o")
         assert outcome.location == f"{tmp_path}/datasets/mini/chains/gpt-4o"
         assert rdmldg_ray.annotate("mini", "gpt-4o", max_samples=4, **options).accepted == 0, (
             "nothing is left to do"
@@ -79,7 +79,7 @@ def test_arguments_of_vllm_are_for_a_model_that_is_served_here(tmp_path):
     with pytest.raises(ValueError, match="go with --teacher vllm"):
         api.run_annotation(annotation, vllm_arguments=["--dtype", "float32"])
     served = api.make_request("vllm", model="tiny", name="mine", candidates=2)
-    assert (served.model, served.source, served.candidates, served.price.answer) == ("tiny", "mine", 2, 0)
+    assert (served.model, served.teacher, served.candidates, served.price.answer) == ("tiny", "mine", 2, 0)
 
 
 def test_what_is_wrong_once_ray_is_there_is_work_that_failed(monkeypatch):

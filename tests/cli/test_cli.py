@@ -147,7 +147,7 @@ def test_missing_chains_are_named_with_their_setting(store):
     message = error_of("demo", "data.chains=gpt-4o", "--storage", store)
     there = f"{store}/datasets/iconbed/chains/gpt-4o"
     assert message.startswith(
-        f"{there}: no chains for gradient, paint, sketch; choose another source (data.chains)"
+        f"{there}: no chains for gradient, paint, sketch; choose another teacher (data.chains)"
     )
 
 

@@ -74,7 +74,7 @@ def test_chains_go_out_and_in(tmp_path, monkeypatch, form):
     assert f"90 chains of rules in {tmp_path}/out" in result.output
     result = rdmldg("chains", "import", "out", *common, "--teacher", "back")
     assert result.exit_code == 0, result.output
-    assert f"90 chains in {tmp_path}/store/datasets/mini/chains/back: 90 kept" in result.output
+    assert f"90 chains in {tmp_path}/store/datasets/mini/chains/back: 90 accepted" in result.output
     chains = Path("store/datasets/mini/chains").absolute()
     assert read_table(str(chains / "back")).equals(read_table(str(chains / "rules")))
 

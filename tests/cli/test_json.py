@@ -74,7 +74,7 @@ def test_data_in_and_out(root, tmp_path):
         "chains": 90,
     }
     back = told(root, "chains", "import", target, "--dataset", "mini", "--teacher", "back")
-    assert back["verdicts"] == {"kept": 90}
+    assert back["verdicts"] == {"accepted": 90}
     asked = told(root, "annotate", "mini", "--dry-run")
     assert asked["to_ask"]["samples"] == 90 and len(asked["dollars_least_and_most"]) == 2
     folder = tmp_path / "images"
@@ -87,4 +87,8 @@ def test_data_in_and_out(root, tmp_path):
 
 def test_a_user_error_leaves_stdout_empty(root):
     result = rdmldg("collect", "none", "--json", "--storage", root)
-    assert result.exit_code == 2 and result.stdout == "" and "runs/none: no run here" in result.stderr
+    assert (
+        result.exit_code == 2
+        and result.stdout == ""
+        and "runs/none: no run with results here" in result.stderr
+    )

@@ -34,10 +34,8 @@ def test_runs_are_collected_by_name_with_wildcards(root):
 
 
 def test_a_run_without_results_is_an_error_that_names_it(root):
-    assert "runs/other: no run here with a results.jsonl" in error_of(
-        "collect", "other", "--storage", str(root)
-    )
-    assert "runs/gone*: no run here" in error_of("collect", "gone*", "--storage", str(root))
+    assert "runs/other: no run with results here" in error_of("collect", "other", "--storage", str(root))
+    assert "runs/gone*: no run with results here" in error_of("collect", "gone*", "--storage", str(root))
 
 
 def test_folders_are_listed_by_name_alone(root):

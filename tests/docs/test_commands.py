@@ -91,7 +91,7 @@ RUN = {
     "rdmldg annotate pacs --teacher gpt-4o --dry-run": Run("to ask: 56 samples", "new"),
     "rdmldg annotate pacs --teacher gpt-4o --max-cost 20": Run("56 chains", "new"),
     "rdmldg chains import made.jsonl --dataset pacs --teacher my-teacher": Run("56", "new"),
-    "rdmldg chains export out --dataset iconbed": Run("1148 chains of rules", "new"),
+    "rdmldg chains export --dataset iconbed --out out": Run("1148 chains of rules", "new"),
     "rdmldg ingest rows.jsonl --dataset custom --name my-questions": Run("2 questions, 2 answers", "new"),
     # The teacher says "yes" to both questions.
     "rdmldg annotate my-questions --teacher MODEL": Run("3 rejected", "new", {"MODEL": "gpt-4o"}),
