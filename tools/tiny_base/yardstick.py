@@ -15,7 +15,7 @@ from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 
 from rdmldg_ray.chains.format import ChainFormatError, match_class, parse_chain
 from rdmldg_ray.chains.prompts import direct_prompt, display_name, reasoning_prompt
-from tiny_base.pictures import read_png
+from tools.tiny_base.pictures import read_png
 
 _CHAIN_TOKENS = 160  # longer chains are cut, and then count as wrong
 
@@ -93,12 +93,18 @@ def _prompted(processor: Idefics3Processor, question: str, images: np.ndarray) -
     return dict(processor(text=[prompt] * len(images), images=shown, return_tensors="pt"))
 
 
-def visible(segments: torch.Tensor) -> torch.Tensor:
-    """Who sees whom: bool [batch, 1, length, length], from the segment of each token [batch, length]."""
+def visible(segments: torch.Tensor, parents: torch.Tensor | None = None) -> torch.Tensor:
+    """Who sees whom: bool [batch, 1, length, length], from the segment of each token [batch, length].
+
+    A token sees what comes before it in its own segment, in segment 0, and in its segment's parent.
+    """
     length = segments.shape[1]
     query, key = segments.unsqueeze(2), segments.unsqueeze(1)
     earlier = torch.ones(length, length, dtype=torch.bool).tril()
-    return (earlier & ((key == 0) | (key == query))).unsqueeze(1)
+    seen = (key == 0) | (key == query)
+    if parents is not None:
+        seen |= key == parents.unsqueeze(2)
+    return (earlier & seen).unsqueeze(1)
 
 
 @torch.inference_mode()
