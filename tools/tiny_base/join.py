@@ -60,13 +60,15 @@ class Batches:
             image = drawings.augment(self.views[view], random)
             images.append(image)
             question, first, label, second, chain = self.texts.both(picture, image, random)
-            asked, answer = self.texts.direct(picture, random)
-            name_asked, name = self.texts.name(picture)
-            tasks = [(question, [("direct", first, label), ("chain", second, chain)])]
-            if place * 2 < len(chosen):
-                tasks.append((asked, [("direct", "", answer)]))
-            else:
+            answers = [("direct", first, label), ("chain", second, chain)]
+            # Chains are long: half of the drawings have one, the others a second short question.
+            tasks = [(question, answers if place % 2 else answers[:1])]
+            if place % 4 == 0:
+                name_asked, name = self.texts.name(picture)
                 tasks.append((name_asked, [("name", "", name)]))
+            elif place % 4 == 2:
+                asked, answer = self.texts.direct(picture, random)
+                tasks.append((asked, [("direct", "", answer)]))
             rows.append(self.sequence(tasks))
         return self.seen.goals(chosen) | self.pad(rows) | {"pixels": vision.to_pixels(np.stack(images))}
 
@@ -150,11 +152,12 @@ def losses_of(
         ).last_hidden_state
         asked = batch["targets"] != _IGNORED
         logits = model.lm_head(hidden[asked])
-        seen = vision.weighted_sum(vision.goal_losses(goals, tokens, batch))
+        if not frozen:  # the vision stage's goals are the encoder's
+            seen = VISION_WEIGHT * vision.weighted_sum(vision.goal_losses(goals, tokens, batch))
     each = F.cross_entropy(logits.float(), batch["targets"][asked], reduction="none")
     text = (each * batch["weights"][asked]).sum() / len(batch["ids"])
     per_token = torch.zeros_like(batch["weights"]).masked_scatter(asked, each.detach())
-    return {"text": text, "vision": VISION_WEIGHT * seen}, per_token
+    return {"text": text} | ({} if frozen else {"vision": seen}), per_token
 
 
 def optimizers(
@@ -188,8 +191,12 @@ def train(
     cache: Path,
     minutes: float,
     lr: float = 2e-3,
+    frozen_share: float = FROZEN_SHARE,
 ) -> None:
-    """Run the join in place, or go on from its checkpoint; it lasts so many minutes over all its runs."""
+    """Run the join in place, or go on from its checkpoint; it lasts so many minutes over all its runs.
+
+    The encoder is left alone for the given share of that time.
+    """
     rank, world = parallel.rank_and_world()
     checkpoint = cache / "join.pt"
     torch.manual_seed(0)
@@ -213,8 +220,8 @@ def train(
         progress = spent / minutes
         if progress >= 1:
             break
-        now = lr * min((step + 1) / 100, 1, max(1 - progress, 0.01) * 2)
-        frozen = progress < FROZEN_SHARE
+        now = lr * min((step + 1) / 40, 1, max(1 - progress, 0.01) * 2)
+        frozen = progress < frozen_share
         for optim in optims:
             for group in optim.param_groups:
                 group["lr"] = now * group["share"]
@@ -233,7 +240,7 @@ def train(
         step += 1
         if rank:
             continue
-        if step % 25 == 0:
+        if step % 10 == 0:
             speed = (step - first) * BATCH / (time.time() - started)
             line = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
             clock = f"{spent:.1f}/{minutes:.0f} min"

@@ -23,7 +23,7 @@ IMAGE_TOKENS = (IMAGE_SIZE // PATCH // SHUFFLE) ** 2
 VOCABULARY = 2048
 CONTEXT = 1024  # tokens
 WIDTH = 192  # of the decoder
-VISION_WIDTH, VISION_LAYERS = 256, 4
+VISION_WIDTH, VISION_LAYERS = 192, 6
 
 END = "<end_of_utterance>"  # Idefics3's own name for it, which its processor adds in any case
 SPECIAL = ("<pad>", END, "<|user|>", "<|assistant|>", "<image>", "<fake_token_around_image>", "<global-img>")

@@ -9,6 +9,8 @@ _SIDE = 256  # pixels: a grid of 8 x 8 features, one for each patch of the stude
 GRID = 8
 PARTS = 128  # principal components that are kept of a place's 1,280 features
 
+NOTHING = (np.zeros((0, 1280), np.float16), np.zeros((0, PARTS, GRID, GRID), np.float16))
+
 
 @torch.inference_mode()
 def features(cache: Path, views: np.ndarray, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -112,6 +112,14 @@ def sampling_weights(pictures: list[Picture]) -> np.ndarray:
         elif not (picture.group or picture.label):
             weight *= 0.15
         weights.append(weight)
+    # Sets have ten times as many tools as birds; the twelve classes are shown nearly equally often.
+    share = Counter(dict.fromkeys(classes.ICONBED, 1e-9))
+    for picture, weight in zip(pictures, weights, strict=True):
+        share[picture.label] += weight
+    mean = sum(share[name] for name in classes.ICONBED) / len(classes.ICONBED)
+    for index, picture in enumerate(pictures):
+        if picture.label in classes.ICONBED:
+            weights[index] *= (mean / share[picture.label]) ** 0.8
     return np.array(weights) / sum(weights)
 
 
@@ -132,8 +140,9 @@ class Batches:
         counts = Counter(word for picture in pictures for word in set(picture.words))
         words = sorted(word for word, count in counts.items() if count >= WORD_COUNT)
         self.word = {word: i for i, word in enumerate(words)}
-        self.teacher_row = {index: row for row, index in enumerate(taught(pictures))}
         self.teacher, self.places = teacher
+        shown = taught(pictures) if len(self.teacher) else []
+        self.teacher_row = {index: row for row, index in enumerate(shown)}
         self.label = {name: i for i, name in enumerate(classes.CLASSES)}
         self.same: dict[str, list[int]] = {}
         for index, picture in enumerate(pictures):
@@ -207,22 +216,26 @@ def goal_losses(
     ``chosen`` [batch, patches]: which patches the tokens are of, if not all.
     """
     pooled = goals.norm(tokens.mean(1))
-    teacher, words = goals.teacher(pooled).float(), goals.words(pooled).float()
+    words = goals.words(pooled).float()
     taught = batch["teacher"].abs().sum(1) > 0
     with_words = batch["words"].sum(1) > 0
     losses = {
         "concepts": F.cross_entropy(goals.concepts(pooled).float(), batch["concepts"], label_smoothing=0.1),
         "classes": F.cross_entropy(goals.classes(pooled).float(), batch["classes"]),
         "words": -(batch["words"] * words.log_softmax(1)).sum(1)[with_words].mean(),
-        "teacher": (1 - F.cosine_similarity(teacher[taught], batch["teacher"][taught], dim=1)).mean(),
     }
-    if "places" in batch:
+    if taught.any():
+        found = goals.teacher(pooled[taught]).float()
+        losses["teacher"] = (1 - F.cosine_similarity(found, batch["teacher"][taught], dim=1)).mean()
+    if "places" not in batch:
+        return losses
+    losses["pairs"] = contrast(goals.pairs(pooled).float(), batch["concepts"])
+    if taught.any():
         aim = batch["places"]
         if chosen is not None:
             aim = aim.gather(1, chosen.unsqueeze(-1).expand(-1, -1, aim.shape[-1]))
         found = goals.places(tokens[taught]).float()
         losses["places"] = (1 - F.cosine_similarity(found, aim[taught], dim=2)).mean()
-        losses["pairs"] = contrast(goals.pairs(pooled).float(), batch["concepts"])
     return losses
 
 
@@ -318,7 +331,7 @@ def train(
             shown = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
             clock = f"{spent:.1f}/{minutes:.0f} min"
             print(f"vision {step} {clock} {shown} lr {now:.1e} {speed:.0f} images/s", flush=True)
-        if step % 500 == 0:
+        if step % 250 == 0:
             scores = yardstick.probe(features(vision, to_pixels(yard.images)), yard)
             print(f"vision {step} probe " + yardstick.show(scores), flush=True)
         if time.time() - saved_at > 300:
