@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tools.tiny_base import classes, near, sources
+from tools.tiny_base import classes, hashes, near, sources
 
 SIZE = 96  # pixels, width and height of a picture
 _MARGIN = 4  # pixels of white around the drawing, as in IconBed
@@ -72,7 +72,8 @@ def prepare(cache: Path, iconbed: Path, workers: int = 2) -> tuple[list[Picture]
         check = near.Check(iconbed)
         with ProcessPoolExecutor(workers) as pool:
             for drawing, rendered in zip(drawings, pool.map(_views, drawings, chunksize=64), strict=True):
-                rendered = [view for view in rendered if not check.rejects(view, drawing)]
+                if any(check.rejects(view, drawing) for view in rendered):
+                    continue
                 if rendered:
                     rows = tuple(range(len(views), len(views) + len(rendered)))
                     views.extend(rendered)
@@ -80,6 +81,7 @@ def prepare(cache: Path, iconbed: Path, workers: int = 2) -> tuple[list[Picture]
                     entries.append({key: drawing[key] for key in kept} | {"views": rows})
         np.save(array, np.stack(views))
         check.write(cache / "near.json")
+        hashes.write(np.stack(views))
         listing.write_text(json.dumps(entries))
     pictures = [
         Picture(**entry | {"words": tuple(entry["words"]), "views": tuple(entry["views"])})
