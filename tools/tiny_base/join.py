@@ -125,7 +125,13 @@ class Batches:
     def pad(rows: list[dict[str, list]]) -> dict[str, torch.Tensor]:
         """Rows to tensors [batch, length]; padding is a segment of its own."""
         longest = max(len(row["ids"]) for row in rows)
-        fill = {"ids": 0, "segments": -1, "parents": -1, "positions": 0, "targets": _IGNORED}
+        fill: dict[str, float] = {
+            "ids": 0,
+            "segments": -1,
+            "parents": -1,
+            "positions": 0,
+            "targets": _IGNORED,
+        }
         fill |= {"weights": 0.0, "kinds": 0}
         return {
             key: torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])

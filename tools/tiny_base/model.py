@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -122,7 +123,8 @@ def build_model(processor: Idefics3Processor) -> Idefics3ForConditionalGeneratio
 @torch.no_grad()
 def _start_like_trained(encoder: Idefics3VisionTransformer) -> None:
     """Begin where trained encoders end up: tokens attend to like tokens, positions are waves."""
-    for layer in encoder.encoder.layers:
+    layers: Any = encoder.encoder.layers
+    for layer in layers:
         layer.self_attn.q_proj.weight.normal_(0, 0.04)
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
     positions = encoder.embeddings.position_embedding.weight

@@ -8,7 +8,7 @@ yardstick.
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def sampling_weights(pictures: list[Picture]) -> np.ndarray:
             weight *= 0.15
         weights.append(weight)
     # Sets have ten times as many tools as birds; the twelve classes are shown nearly equally often.
-    share = Counter(dict.fromkeys(classes.ICONBED, 1e-9))
+    share: dict[str, float] = defaultdict(float, dict.fromkeys(classes.ICONBED, 1e-9))
     for picture, weight in zip(pictures, weights, strict=True):
         share[picture.label] += weight
     mean = sum(share[name] for name in classes.ICONBED) / len(classes.ICONBED)
