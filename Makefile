@@ -3,6 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := $(VENV)/torchvision-for-tests
+# By two workers, since tests wait as much as they compute; see tests/conftest.py. None takes a crashed one's
+# place, which may hang: https://github.com/pytest-dev/pytest-xdist/issues/1323
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo test test-quick lint clean setup
 
@@ -14,10 +17,10 @@ demo: setup
 # beside the CPU build of torch; see tests/engines/test_families_real.py.
 test: test-quick
 	@test -d $(TORCHVISION) || $(BIN)/pip install --no-deps --target $(TORCHVISION) torchvision==0.28.0
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-quick: lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

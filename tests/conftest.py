@@ -23,6 +23,29 @@ from tools import s3_server
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
+# What takes minutes is begun first, so that no worker is left with it at the end.
+LONGEST = (
+    "tests/tools/test_autoscale.py",
+    "finished_run",
+    "tests/mtct/test_training_real.py",
+    "tests/sweeps/test_tuner_real.py",
+    "tests/engines/test_pool_real.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """With pytest-xdist a file's tests share a worker, and so do the files that look at the finished run."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    groups = {}
+    for item in items:
+        shared = "finished_run" in item.fixturenames
+        groups[item] = "finished_run" if shared else str(item.path.relative_to(config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def s3_environment(tmp_path_factory):
     """The environment that reaches a real S3 server on loopback, which lives as long as the tests."""
@@ -36,10 +59,21 @@ def s3_environment(tmp_path_factory):
 @pytest.fixture
 def s3_root(s3_environment, monkeypatch):
     """A fresh prefix on the S3 server, reached by this process and by those that it starts."""
+    return fresh_s3_root(s3_environment, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def s3_root_of_module(s3_environment):
+    """The same, for a fixture that several tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield fresh_s3_root(s3_environment, patch)
+
+
+def fresh_s3_root(environment, patch):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in s3_environment.items():
-        monkeypatch.setenv(name, value)
+        patch.delenv(name)
+    for name, value in environment.items():
+        patch.setenv(name, value)
     return f"s3://{s3_server.BUCKET}/{uuid.uuid4().hex}"
 
 
@@ -74,6 +108,14 @@ def shared_ray(ray_cluster):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_session, "ray_session", lambda config: nullcontext(ray_cluster))
         yield
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, ray_cluster):
+    """One finished run for all tests that look at one. What they add to its storage goes beside it."""
+    from tests.helpers.finished_run import run_the_snippet
+
+    return run_the_snippet(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,7 @@ import re
 import shlex
 import shutil
 import zipfile
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -21,14 +19,12 @@ from rdmldg_ray.chains.format import STAGES, render_chain
 from rdmldg_ray.cli import app
 from rdmldg_ray.config.load import dump_config, load_config, override_config, recipe_names
 from rdmldg_ray.domainbed.catalogue import get_dataset
-from rdmldg_ray.storage import read_table
 from rdmldg_ray.sweeps.variants import BOTH, CHAINS, ablation_configs
 from tests.helpers import documented
+from tests.helpers.finished_run import SMALL, write_photos
 from tests.helpers.openai_endpoint import Endpoint, completion, serving
-from tools import mini
 
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
-SMALL = [setting for setting in mini.SETTINGS if not setting.startswith("data.")]
 ON_MINE = "data.dataset=mine data.chains=gpt-4o engines.num_engines=1"
 ABLATION = [*SMALL, "data.held_out=flat", "mtct.epochs=1", *ON_MINE.split()]
 
@@ -101,11 +97,11 @@ RUN = {
 
 # The test that runs a command, on less data or with less training, but otherwise as it is shown.
 TESTED = {
-    "make demo": "runs/test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage",
+    "make demo": "runs/test_run_real.py::test_the_demo_runs_with_everything_on_object_storage",
     "rdmldg run iconbed": "runs/test_run_real.py::test_a_run_killed_in_two_stages_ends_like_the_unbroken_one",
     "rdmldg run my.yaml sarr.rounds=3 name=long": "docs/test_commands.py::test_the_python_snippet_runs",
     "rdmldg run iconbed --storage s3://bucket/x": (
-        "runs/test_run_s3_real.py::test_the_demo_runs_with_everything_on_object_storage"
+        "runs/test_run_real.py::test_the_demo_runs_with_everything_on_object_storage"
     ),
     "rdmldg run iconbed-vqa": "runs/test_run_questions_real.py::test_every_stage_is_complete",
     "rdmldg run iconbed-vqa name=mine data.dataset=my-questions data.chains=MODEL data.held_out=all": (
@@ -224,20 +220,6 @@ def chain(label):
     return render_chain({**dict.fromkeys(STAGES, "What is to be seen."), "CONCLUSION": label})
 
 
-def write_photos(folder):
-    """Images as ``photos/<domain>/<class>/<file>``; returns them as rows with the rules' chains."""
-    made = folder / "made"
-    mini.write_mini(str(made))
-    samples = read_table(str(made / "datasets/mini/samples")).to_pylist()
-    texts = {r["id"]: r["text"] for r in read_table(str(made / "datasets/mini/chains/rules")).to_pylist()}
-    for number, row in enumerate(samples):
-        photos = folder / "photos" / row["domain"] / row["label"]
-        photos.mkdir(parents=True, exist_ok=True)
-        (photos / f"{number:03d}.png").write_bytes(row["image"])
-    shutil.rmtree(made)
-    return [{**row, "chain": texts[row["id"]]} for row in samples]
-
-
 def write_files(folder, png):
     """The files that the commands read; returns their images as rows with chains."""
     rows = []
@@ -264,43 +246,26 @@ def write_files(folder, png):
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, png):
-    """Working folders with the files that commands read, and an endpoint that knows the images' chains."""
+def folders(tmp_path_factory, finished_run, png):
+    """The folders that commands run in, and an endpoint that knows the chains of the images there."""
     folder = tmp_path_factory.mktemp("shown")
-    for name in ("finished", "new", "own"):
-        (folder / name).mkdir()
-    rows = write_photos(folder / "finished")
-    shutil.copytree(folder / "finished/photos", folder / "own/photos")
-    rows += write_files(folder / "new", png)
+    found = {"finished": finished_run.folder, "new": folder / "new", "own": folder / "own"}
+    found["new"].mkdir()
+    rows = write_photos(found["own"]) + write_files(found["new"], png)
     endpoint = Endpoint(rows, lambda row, before: completion(row["chain"]))
     with serving(endpoint), pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_BASE_URL", endpoint.url)
         patch.setenv("OPENAI_API_KEY", "sk-of-a-test-0123456789")
-        yield folder, endpoint
-
-
-@pytest.fixture(scope="module")
-def finished(teacher, ray_cluster):
-    """What the snippet left in its names, printed, and asked of the teacher."""
-    folder, endpoint = teacher
-    printed = StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.chdir(folder / "finished")
-        Path("my.yaml").write_text(dump_config(load_config("demo", [*SMALL, "name=mine", *ON_MINE.split()])))
-        [snippet] = documented.blocks("docs/python.md", "python")
-        names: dict = {}
-        exec(compile(snippet, "docs/python.md", "exec"), names)
-    return names, printed.getvalue(), len(endpoint.requests)
+        yield found
 
 
 @pytest.mark.slow
-def test_the_python_snippet_runs(finished):
-    names, printed, asked = finished
-    results = names["results"]
-    assert asked == 90
+def test_the_python_snippet_runs(finished_run):
+    results = finished_run.results
+    assert finished_run.asked == 90
     assert results.held_out == ["flat"] and results.models("flat") == ["zero-shot", "mtct", "sarr-1"]
-    assert "flat sarr-1 {'direct': {'target_in': " in printed
-    assert names["answers"].num_rows == 2 * (30 + 2 * 6)
+    assert "flat sarr-1 {'direct': {'target_in': " in finished_run.printed
+    assert finished_run.names["answers"].num_rows == 2 * (30 + 2 * 6)
 
 
 def copy_run(results, config):
@@ -314,9 +279,9 @@ def copy_run(results, config):
 
 
 @pytest.fixture(scope="module")
-def runs(finished):
+def runs(finished_run):
     """The finished run under every name that the commands have for one."""
-    results = finished[0]["results"]
+    results = finished_run.results
     configs = [override_config(results.config, ["name=demo"])]
     configs += [override_config(results.config, ["name=base", "data.classes=base"])]
     for seed in (0, 1, 2):
@@ -329,13 +294,13 @@ def runs(finished):
 
 
 @pytest.mark.slow
-def test_every_command_does_what_is_said(runs, teacher, shared_ray, monkeypatch, subtests):
+def test_every_command_does_what_is_said(runs, folders, shared_ray, monkeypatch, subtests):
     for command, how in RUN.items():
-        monkeypatch.chdir(teacher[0] / how.where)
+        monkeypatch.chdir(folders[how.where])
         with subtests.test(command):
             result = CliRunner().invoke(app, how.arguments(command), env={"COLUMNS": "200"})
             assert result.exit_code in how.codes, result.output
             assert how.outcome in result.output
-    monkeypatch.chdir(teacher[0])
-    left = ("finished/report.html", "finished/my-model/model.safetensors", "new/out/chains.jsonl")
-    assert [file for file in left if not Path(file).exists()] == []
+    left = {"finished": ("report.html", "my-model/model.safetensors"), "new": ("out/chains.jsonl",)}
+    files = [folders[where] / file for where, names in left.items() for file in names]
+    assert [file for file in files if not file.exists()] == []

@@ -32,6 +32,9 @@ SETTINGS = [
     "sarr.training.batch_size=8",
     "sarr.training.micro_batch_size=4",
     "evaluation.zero_shot=false",
+    # One of each: this is about questions.
+    "workers.num_workers=1",
+    "engines.num_engines=1",
 ]
 
 

@@ -1,4 +1,7 @@
-"""The whole method on a small real data set: Ray, DeepSpeed and vLLM, nothing replaced."""
+"""The whole method on a small real data set: Ray, DeepSpeed and vLLM, nothing replaced.
+
+One run is unbroken and on the local disk, another is killed twice and has everything on object storage.
+"""
 
 import os
 import shutil
@@ -6,46 +9,37 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from rdmldg_ray.config.load import load_config
-from rdmldg_ray.config.schema import Config
+from rdmldg_ray.config.load import override_config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.evaluation.predictions import accuracies
 from rdmldg_ray.runs.run import Run
-from rdmldg_ray.runs.store import RunStore
-from rdmldg_ray.storage import exists, join, read_table
-from tools import mini
+from rdmldg_ray.runs.store import RunStore, State
+from rdmldg_ray.storage import copy_folder, exists, join, list_files, read_bytes, read_table
+from tests.helpers.finished_run import DATASET, SETTINGS
+from tests.helpers.repository import ROOT
+from tools import mini, s3_server
 
 pytestmark = pytest.mark.slow
 
 HELD_OUT = "flat"
-
-
-def make_config(storage: str, name: str) -> Config:
-    return load_config("demo", [*mini.SETTINGS, f"storage={storage}", f"name={name}"])
+KILLED = [*SETTINGS, "name=killed"]
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory):
-    root = str(tmp_path_factory.mktemp("mini"))
-    mini.write_mini(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def unbroken(storage, ray_cluster):
-    """A finished run."""
-    config = make_config(storage, "unbroken")
-    pipeline = Run(config, read_dataset_info(storage, "mini"), Console())
-    pipeline.prepare()
-    pipeline.run()
-    return pipeline
+def unbroken(finished_run):
+    """The finished run."""
+    results = finished_run.results
+    config = override_config(results.config, [f"storage={results.root}"])
+    return Run(config, read_dataset_info(results.root, DATASET), Console())
 
 
 def test_every_stage_is_complete_and_nothing_remains(unbroken):
@@ -57,7 +51,7 @@ def test_only_the_source_domains_in_parts_were_trained_on(unbroken):
     allowed = set()
     for number, domain in enumerate(unbroken.info.environments):
         if domain != HELD_OUT:
-            folder = join(unbroken.config.storage, "datasets/mini/samples", domain)
+            folder = join(unbroken.config.storage, "datasets", DATASET, "samples", domain)
             index = read_table(folder, ["id", "index"])
             kept, _ = split_indices(len(index), 0, number, 0.2)
             allowed |= {row["id"] for row in index.to_pylist() if row["index"] in set(kept)}
@@ -117,46 +111,92 @@ def test_both_pathways_answered_for_every_image(unbroken):
         assert answers <= set(mini.CLASSES)
 
 
-def test_a_run_killed_in_two_stages_ends_like_the_unbroken_one(unbroken, storage):
-    store = RunStore(make_config(storage, "killed").storage, "killed")
-    location = Path(store.uri)
+@dataclass(frozen=True)
+class Killed:
+    """A run on object storage that was killed in two stages and then ended by ``rdmldg demo``."""
+
+    store: RunStore
+    done: State
+    """What was complete when it was killed for the second time."""
+    folder: Path
+    """Where it ran; empty before."""
+
+
+@pytest.fixture(scope="module")
+def killed(unbroken, s3_root_of_module, tmp_path_factory):
+    copy_folder(join(unbroken.config.storage, "datasets"), join(s3_root_of_module, "datasets"))
+    store = RunStore(s3_root_of_module, "killed")
+    folder = tmp_path_factory.mktemp("killed")
 
     def in_mtct() -> bool:
-        return exists(str(location / HELD_OUT / "mtct/metrics.jsonl"))
+        return exists(store.metrics_uri(HELD_OUT, "mtct"))
 
     def in_candidates() -> bool:
         return f"{HELD_OUT}/evaluation/mtct" in store.state()
 
     for reached in (in_mtct, in_candidates):
-        _start_and_kill(storage, reached)
+        start_and_kill(folder, s3_root_of_module, reached)
     done = store.state()
-    finished = _start(storage)
-    assert finished.wait(timeout=400) == 0
-    state = store.state()
-    assert list(state) == list(unbroken.state())
-    assert {name: state[name] for name in done} == done, "a stage was done twice"
-    for name, entry in unbroken.state().items():
-        assert state[name].get("accuracy") == entry.get("accuracy"), name
+    rdmldg(folder, "demo", *KILLED, "--storage", s3_root_of_module)
+    return Killed(store, done, folder)
 
 
-def _start(storage: str) -> "subprocess.Popen[bytes]":
-    settings = [*mini.SETTINGS, "name=killed"]
-    command = [sys.executable, "-m", "rdmldg_ray", "run", "demo", *settings, "--storage", storage]
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start a command in a folder. What it prints goes to ``log_of``, since what it starts may outlive it."""
     # Its own cluster, though the test may run where RAY_ADDRESS is set.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return subprocess.Popen(command, env=environment)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "rdmldg_ray", *arguments]
+    with log_of(folder).open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
 
-def _start_and_kill(storage: str, reached) -> None:
-    process = _start(storage)
+def log_of(folder: Path) -> Path:
+    return folder.with_suffix(".log")
+
+
+def rdmldg(folder: Path, *arguments: str) -> None:
+    assert start(folder, *arguments).wait(timeout=600) == 0, log_of(folder).read_text()
+
+
+def start_and_kill(folder: Path, storage: str, reached: Callable[[], bool]) -> None:
+    process = start(folder, "run", "demo", *KILLED, "--storage", storage)
     deadline = time.monotonic() + 300
     while not reached():
-        assert process.poll() is None, "the run ended before the stage was reached"
+        assert process.poll() is None, log_of(folder).read_text()
         assert time.monotonic() < deadline, "the stage was never reached"
         time.sleep(0.5)
     time.sleep(1)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_a_run_killed_in_two_stages_ends_like_the_unbroken_one(unbroken, killed):
+    state = killed.store.state()
+    assert list(state) == list(unbroken.state())
+    assert {name: state[name] for name in killed.done} == killed.done, "a stage was done twice"
+    for name, entry in unbroken.state().items():
+        assert state[name].get("accuracy") == entry.get("accuracy"), name
+
+
+def test_the_demo_runs_with_everything_on_object_storage(killed):
+    assert "flat/evaluation/sarr-1" in killed.store.state()
+    there = list_files(killed.store.uri)
+    for part in ("/mtct/adapter/", "/mtct/checkpoints/", "/sarr-1/candidates/", "/evaluation/sarr-1/"):
+        assert any(part in file for file in there), part
+
+    root = ["--storage", killed.store.root]
+    rdmldg(killed.folder, "demo", *KILLED, *root)
+    assert "run 'killed' is complete; nothing to do" in log_of(killed.folder).read_text()
+    rdmldg(killed.folder, "show", "killed", *root, "--limit", "1")
+    rdmldg(killed.folder, "export", "killed", "exported", *root)
+    assert (killed.folder / "exported/model.safetensors").exists()
+    # What goes to storage does not also come here, and credentials go nowhere.
+    assert [path.name for path in killed.folder.iterdir()] == ["exported"]
+    printed = log_of(killed.folder).read_text()
+    for secret in (s3_server.SECRET_KEY, s3_server.ACCESS_KEY):
+        assert secret not in printed
+        assert not any(secret.encode() in read_bytes(file) for file in there)
 
 
 def test_an_engine_that_does_not_compute_what_was_trained_is_stopped(unbroken, tmp_path):

@@ -30,6 +30,9 @@ SETTINGS = [
     "sarr.training.batch_size=8",
     "sarr.training.micro_batch_size=4",
     "evaluation.zero_shot=false",
+    # One of each: this is about stages. So there is room for two trials at once.
+    "workers.num_workers=1",
+    "engines.num_engines=1",
 ]
 # No chain is as short as one token: that trial has nothing to train on.
 SPACE = "settings: {sarr.filter.max_tokens: [null, 110, 1]}\n"
