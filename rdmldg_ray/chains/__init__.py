@@ -1,1 +1,1 @@
-"""DomainBed-Reasoning: the five-stage chain format, the prompts and the teachers."""
+"""DomainBed-Reasoning: the five-section chain format, the prompts and the teachers."""

@@ -22,7 +22,7 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
 
     Raises:
         ValueError: when no sample has an accepted chain and some must, or a chain to train on is not of the
-            five stages.
+            five sections.
     """
     # In Arrow, and each text copied once: a large data set's chains are the most that a driver holds.
     numbers = pa.array(np.arange(len(chains)))

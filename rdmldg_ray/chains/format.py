@@ -1,6 +1,6 @@
-"""The five-stage chain: how it is written, read back strictly, and judged.
+"""The five-section chain: how it is written, read back strictly, and judged.
 
-A chain of reasoning in DomainBed-Reasoning has five stages in a fixed order, each in a tag pair
+A chain of reasoning in DomainBed-Reasoning has five sections in a fixed order, each in a tag pair
 of its own (arXiv 2602.23777, section on DomainBed-Reasoning)::
 
     <SUMMARY>...</SUMMARY>
@@ -15,18 +15,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-STAGES = ("SUMMARY", "CAPTION", "REASONING", "REFLECTION", "CONCLUSION")
-TAGS = tuple(tag for stage in STAGES for tag in (f"<{stage}>", f"</{stage}>"))
+SECTIONS = ("SUMMARY", "CAPTION", "REASONING", "REFLECTION", "CONCLUSION")
+TAGS = tuple(tag for section in SECTIONS for tag in (f"<{section}>", f"</{section}>"))
 
 IMAGE_MARK = "<image>"
 """What stands for an image in a conversation; no text of a sample or a chain may hold it."""
 
 _TAG = re.compile("|".join(re.escape(tag) for tag in TAGS))
-_STAGE_SEPARATOR = "\n"
+_SECTION_SEPARATOR = "\n"
 
 
 class ChainFormatError(ValueError):
-    """A text is not a five-stage chain. ``reason`` is a short machine-readable word."""
+    """A text is not a five-section chain. ``reason`` is a short machine-readable word."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -35,7 +35,7 @@ class ChainFormatError(ValueError):
 
 @dataclass(frozen=True)
 class Chain:
-    """A parsed chain: the text of each stage, stripped of surrounding white space."""
+    """A parsed chain: the text of each section, stripped of surrounding white space."""
 
     summary: str
     caption: str
@@ -44,40 +44,40 @@ class Chain:
     conclusion: str
 
     def render(self) -> str:
-        """The chain as text, one stage on a line."""
-        return render_chain({stage: getattr(self, stage.lower()) for stage in STAGES})
+        """The chain as text, one section on a line."""
+        return render_chain({section: getattr(self, section.lower()) for section in SECTIONS})
 
 
-def render_chain(stages: Mapping[str, str]) -> str:
-    """Write the five stages, in order, one on a line. Keys are the names in ``STAGES``."""
-    return _STAGE_SEPARATOR.join(f"<{s}>{stages[s].strip()}</{s}>" for s in STAGES)
+def render_chain(sections: Mapping[str, str]) -> str:
+    """Write the five sections, in order, one on a line. Keys are the names in ``SECTIONS``."""
+    return _SECTION_SEPARATOR.join(f"<{s}>{sections[s].strip()}</{s}>" for s in SECTIONS)
 
 
 def parse_chain(text: str) -> Chain:
-    """Read a chain strictly: every stage once, in order, none empty, nothing outside the tags.
+    """Read a chain strictly: every section once, in order, none empty, nothing outside the tags.
 
     Raises:
-        ChainFormatError: with ``reason`` one of ``missing_stage``, ``wrong_order``,
-            ``text_outside``, ``empty_stage``; the message names the stage.
+        ChainFormatError: with ``reason`` one of ``missing_section``, ``wrong_order``,
+            ``text_outside``, ``empty_section``; the message names the section.
     """
     found = [match.group() for match in _TAG.finditer(text)]
     for tag in TAGS:
         if tag not in found:
-            raise ChainFormatError("missing_stage", f"the chain has no {tag}")
+            raise ChainFormatError("missing_section", f"the chain has no {tag}")
     if found != list(TAGS):
         raise ChainFormatError(
-            "wrong_order", f"the tags are not the five stages once and in order: {' '.join(found)}"
+            "wrong_order", f"the tags are not the five sections once and in order: {' '.join(found)}"
         )
-    # With the tags known to alternate, splitting at them gives outside, stage, outside, ...
+    # With the tags known to alternate, splitting at them gives outside, section, outside, ...
     pieces = _TAG.split(text)
     outside = "".join(pieces[0::2]).strip()
     if outside:
-        raise ChainFormatError("text_outside", f"text outside the five stages: {outside[:80]!r}")
-    stages = [piece.strip() for piece in pieces[1::2]]
-    for name, stage in zip(STAGES, stages, strict=True):
-        if not stage:
-            raise ChainFormatError("empty_stage", f"the stage <{name}> is empty")
-    return Chain(*stages)
+        raise ChainFormatError("text_outside", f"text outside the five sections: {outside[:80]!r}")
+    sections = [piece.strip() for piece in pieces[1::2]]
+    for name, section in zip(SECTIONS, sections, strict=True):
+        if not section:
+            raise ChainFormatError("empty_section", f"the section <{name}> is empty")
+    return Chain(*sections)
 
 
 def conclusion_of(text: str) -> str | None:
@@ -121,8 +121,8 @@ class Verdict:
 def judge_text(text: str, label: str, class_names: Sequence[str]) -> Verdict:
     """Judge a chain by its text.
 
-    Accepted are chains of the five stages, once each and in order, whose conclusion is the label. The reasons
-    of rejection are those of ``ChainFormatError``, ``not_a_class`` and ``wrong_class``.
+    Accepted are chains of the five sections, once each and in order, whose conclusion is the label. The
+    reasons of rejection are those of ``ChainFormatError``, ``not_a_class`` and ``wrong_class``.
     """
     try:
         conclusion = parse_chain(text).conclusion

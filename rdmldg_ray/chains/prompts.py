@@ -6,7 +6,7 @@ first, so that MTCT can lay it down once for both (see ``rdmldg_ray.mtct.shared_
 
 from collections.abc import Sequence
 
-from rdmldg_ray.chains.format import STAGES
+from rdmldg_ray.chains.format import SECTIONS
 
 # Stored with every chain; raise it with any change of a text below.
 PROMPT_VERSION = "1"
@@ -18,7 +18,7 @@ _OPTIONS = "Choose from the following options: {options}."
 _DIRECT = "Answer with one option only."
 _REASON = (
     "Reason in five stages, each in its own tags: "
-    + ", ".join(f"<{stage}>" for stage in STAGES)
+    + ", ".join(f"<{stage}>" for stage in SECTIONS)
     + ". The conclusion is one option only."
 )
 

@@ -50,7 +50,7 @@ def annotate(
     ] = False,
     storage: str | None = None,
 ) -> Any:
-    """Ask a teacher for five-stage chains, the label withheld. An interrupted call resumes.
+    """Ask a teacher for five-section chains, the label withheld. An interrupted call resumes.
 
     The API key is taken from OPENAI_API_KEY, and from nowhere else.
     """

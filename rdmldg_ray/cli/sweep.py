@@ -48,7 +48,7 @@ def _print_plan(plan: SweepPlan) -> dict[str, Any]:
     }
     if plan.shared is None:
         return document
-    table = Table(title="stages of all trials; those with the same address are computed once")
+    table = Table(title="stages of all trials; those with the same key are computed once")
     table.add_column("kind")
     for column in ("stages", "computed"):
         table.add_column(column, justify="right")

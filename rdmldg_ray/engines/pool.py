@@ -1,4 +1,4 @@
-"""A pool of engines, fed from Ray Data, that goes on when some of them are lost."""
+"""A pool of engines, fed from Ray Data, that continues when some of them are lost."""
 
 import logging
 import time

@@ -2,7 +2,7 @@
 
 Every sample is seen exactly once an epoch and every worker has an image in every forward pass.
 Which samples a step has depends on the seed and the epoch alone, so a stage that is interrupted and
-started again goes on with the very batches that it would have had.
+resumed gets the very batches that it would have had.
 
 Samples of like length share a forward pass, so that little of it is padding. They are sorted by length
 within their step only: a step stays a random part of the epoch, and its gradient what it would be

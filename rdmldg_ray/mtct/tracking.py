@@ -55,7 +55,7 @@ class StageTracker(Protocol):
 def start_trackers(config: Config, stage: str, first_step: int) -> list[StageTracker]:
     """The trackers that the config names, for one stage.
 
-    A stage that is interrupted and started again goes on in the same record, from ``first_step``.
+    A stage that is resumed continues the same record, from ``first_step``.
 
     Raises:
         ValueError: when a package is missing or a tracker does not start, a server without an answer
@@ -170,5 +170,5 @@ def _stage_name(stage: str) -> str:
 
 
 def _stage_id(stage: str) -> str:
-    """The same for a stage that goes on, and another for every other place."""
+    """The same for a stage that is resumed, and another for every other place."""
     return hashlib.sha256(stage.encode()).hexdigest()[:16]

@@ -328,7 +328,7 @@ class TrainWorker:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Set torch's generators for a step, of which dropout draws.
 
-    As a function of step and rank they need no place in a checkpoint: a stage that goes on drops what
+    As a function of step and rank they need no place in a checkpoint: a resumed stage drops what
     it would have dropped.
     """
     torch.manual_seed(int(np.random.default_rng([seed, step, rank]).integers(2**63)))

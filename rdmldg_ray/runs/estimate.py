@@ -44,7 +44,7 @@ class Calibration(_File):
     mtct_start_s: _NotNegative
     """What MTCT takes besides its steps."""
     train_start_s: _NotNegative
-    """The same of a round's training, which is less: it goes on from an adapter, with fewer steps."""
+    """The same of a round's training, which is less: it starts from an adapter and has fewer steps."""
     engine_start_s: _NotNegative
     """Until the first engines of a pool, which start at once, serve their first model."""
     engine_reload_s: _NotNegative

@@ -19,7 +19,7 @@ def refilter_run(
     """Make a run like ``run`` up to a round's candidates, judged with other settings.
 
     The old run stays as it is. The new one has its own copy of what came before (adapters and
-    results, not the optimizer's state), so that it can go on with training on the new chains as any
+    results, not the optimizer's state), so that it resumes with training on the new chains as any
     interrupted run does.
 
     Args:

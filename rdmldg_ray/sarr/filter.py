@@ -25,7 +25,7 @@ _MOST = (
 def judge(candidate: Mapping[str, Any], class_names: list[str], config: FilterConfig) -> Verdict:
     """Judge one candidate.
 
-    Accepted are chains of the five stages, once each and in order, whose conclusion is the label (the
+    Accepted are chains of the five sections, once each and in order, whose conclusion is the label (the
     paper's filter), within the configured bounds. The reasons of rejection are ``bad_image``,
     ``unfinished``, those of ``judge_text``, ``too_short``, ``too_long``, ``repetitive``,
     ``low_logprob``, ``low_label_prob`` and ``low_agreement``.

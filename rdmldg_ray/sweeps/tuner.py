@@ -48,7 +48,7 @@ class Claims:
         self._held: dict[str, tuple[str, float]] = {}
 
     def take(self, key: str, holder: str) -> bool:
-        """Hold a key, or go on holding it; False while another does."""
+        """Hold a key, or renew it; False while another holder has it."""
         now = time.monotonic()
         current, until = self._held.get(key, (holder, 0.0))
         if current != holder and until > now:
@@ -88,7 +88,7 @@ def claimed(claims: Any, key: str, holder: str) -> Iterator[None]:
 
 
 def run_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> list[dict[str, Any]]:
-    """Run a sweep to its end, or go on with one that was interrupted. Ray must be connected.
+    """Run a sweep, or resume an interrupted one, to its end. Ray must be connected.
 
     A trial that fails is tried once more, then marked; it does not end the sweep.
 
@@ -213,7 +213,7 @@ def _domain(space: SweepSpace, values: list[Any] | Range) -> Any:
 
 
 def _record(location: str, config: Config, space: SweepSpace) -> None:
-    """Write what the sweep is; refuse to go on with another under its name."""
+    """Record what the sweep is; refuse to resume another under its name."""
     file = join(location, "sweep.yaml")
     now = {
         "space": space.model_dump(mode="json"),

@@ -181,7 +181,7 @@ class Teacher:
                 return TeacherError(f"{where}: the account has no credit left (insufficient_quota); add some")
             return TeacherError(
                 f"{where} refuses more requests for now (429, {self._words(error)}); run the same command "
-                "again later, it goes on where it was"
+                "again later, it resumes"
             )
         if isinstance(error, openai.APITimeoutError):
             return SampleError(f"{where} did not answer within {_TIMEOUT_S:g} s")

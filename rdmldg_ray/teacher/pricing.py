@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Five stages of a sentence or two each, until answers tell better.
+# Five sections of a sentence or two each, until answers tell better.
 EXPECTED_ANSWER_TOKENS = 350
 _CHARACTERS_PER_TOKEN = 4
 

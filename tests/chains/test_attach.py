@@ -2,13 +2,13 @@ import pyarrow as pa
 import pytest
 
 from rdmldg_ray.chains.attach import attach_chains
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 
 SAMPLES = pa.table({"id": ["a", "b", "c"], "label": ["cat", "dog", "dog"]})
 
 
 def chain(text):
-    return render_chain(dict.fromkeys(STAGES, text))
+    return render_chain(dict.fromkeys(SECTIONS, text))
 
 
 def chains(*rows):

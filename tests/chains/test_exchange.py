@@ -6,7 +6,7 @@ from PIL import Image
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.export import export_chains
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.chains.imports import import_chains
 from rdmldg_ray.chains.prompts import reasoning_prompt
 from rdmldg_ray.chains.store import read_chains, write_chains
@@ -31,7 +31,7 @@ def written(root):
         rows = read_chains(root, "mini", "rules", [domain]).to_pylist()
         for row in rows[::3]:
             rejected = {"candidate": 1, "text": "no chain", "conclusion": None, "accepted": False}
-            rows.append(row | rejected | {"reason": "missing_stage"})
+            rows.append(row | rejected | {"reason": "missing_section"})
         write_chains(root, "mini", "gpt", domain, pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA))
     return root
 
@@ -53,7 +53,7 @@ def test_what_is_exported_comes_back_equal(written, form):
     place = join(written, "exported")
     assert export_chains(written, "mini", "gpt", place, form, only_accepted=False) == 120
     counts = import_chains(place, written, "mini", "back")
-    assert counts == {"accepted": 90, "missing_stage": 30}
+    assert counts == {"accepted": 90, "missing_section": 30}
     assert chains_of(written, "back").equals(chains_of(written, "gpt"))
 
 
@@ -121,7 +121,7 @@ def test_a_source_without_chains_is_named(local, tmp_path):
 
 
 def chain(conclusion=LABEL):
-    return render_chain({**dict.fromkeys(STAGES, "Words."), "CONCLUSION": conclusion})
+    return render_chain({**dict.fromkeys(SECTIONS, "Words."), "CONCLUSION": conclusion})
 
 
 def line(text=None, image="/data/flat/bird/1F414.png", question="<image>What is it?", **fields):

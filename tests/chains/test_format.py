@@ -1,7 +1,7 @@
 import pytest
 
 from rdmldg_ray.chains.format import (
-    STAGES,
+    SECTIONS,
     ChainFormatError,
     match_class,
     normalize_answer,
@@ -9,8 +9,8 @@ from rdmldg_ray.chains.format import (
     render_chain,
 )
 
-STAGE_TEXTS = {stage: f"text of {stage.lower()}" for stage in STAGES}
-CHAIN = render_chain(STAGE_TEXTS)
+SECTION_TEXTS = {stage: f"text of {stage.lower()}" for stage in SECTIONS}
+CHAIN = render_chain(SECTION_TEXTS)
 
 
 def reason(text):
@@ -21,7 +21,7 @@ def reason(text):
 
 def test_render_and_parse_are_inverse():
     chain = parse_chain(CHAIN)
-    assert [getattr(chain, stage.lower()) for stage in STAGES] == list(STAGE_TEXTS.values())
+    assert [getattr(chain, stage.lower()) for stage in SECTIONS] == list(SECTION_TEXTS.values())
     assert chain.render() == CHAIN
 
 
@@ -35,16 +35,16 @@ def test_a_stage_may_hold_several_lines_and_other_brackets():
     assert parse_chain(text).caption == "two <b>lines</b>,\n1 < 2"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SECTIONS)
 def test_each_stage_is_needed(stage):
     missing = "\n".join(line for line in CHAIN.split("\n") if f"<{stage}>" not in line)
-    assert reason(missing) == "missing_stage"
-    assert reason(CHAIN.replace(f"</{stage}>", "")) == "missing_stage"
+    assert reason(missing) == "missing_section"
+    assert reason(CHAIN.replace(f"</{stage}>", "")) == "missing_section"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SECTIONS)
 def test_no_stage_may_be_empty(stage):
-    assert reason(CHAIN.replace(f"text of {stage.lower()}", " \n ")) == "empty_stage"
+    assert reason(CHAIN.replace(f"text of {stage.lower()}", " \n ")) == "empty_section"
 
 
 def test_reordered_stages():
@@ -73,11 +73,11 @@ def test_text_outside_the_stages(text):
 
 @pytest.mark.parametrize("text", ["", "dog", CHAIN.lower(), CHAIN.replace("<SUMMARY>", "< SUMMARY >")])
 def test_texts_that_are_no_chain(text):
-    assert reason(text) == "missing_stage"
+    assert reason(text) == "missing_section"
 
 
 def test_a_truncated_chain():
-    assert reason(CHAIN[:-5]) == "missing_stage"
+    assert reason(CHAIN[:-5]) == "missing_section"
 
 
 def test_the_message_names_the_stage():

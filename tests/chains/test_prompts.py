@@ -1,6 +1,6 @@
 import pytest
 
-from rdmldg_ray.chains.format import STAGES
+from rdmldg_ray.chains.format import SECTIONS
 from rdmldg_ray.chains.prompts import QUESTION, direct_prompt, display_name, reasoning_prompt
 
 CLASSES = ["dog", "sea_animal"]
@@ -24,7 +24,7 @@ def test_the_question_is_the_papers():
 
 def test_only_the_reasoning_prompt_names_the_stages_and_does_so_in_order():
     prompt = reasoning_prompt(CLASSES)
-    places = [prompt.index(f"<{stage}>") for stage in STAGES]
+    places = [prompt.index(f"<{stage}>") for stage in SECTIONS]
     assert places == sorted(places)
     assert "<" not in direct_prompt(CLASSES)
 

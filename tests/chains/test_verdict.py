@@ -1,10 +1,10 @@
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, Verdict, judge_text, render_chain
+from rdmldg_ray.chains.format import SECTIONS, Verdict, judge_text, render_chain
 
 
 def chain(conclusion):
-    return render_chain(dict.fromkeys(STAGES, "words") | {"CONCLUSION": conclusion})
+    return render_chain(dict.fromkeys(SECTIONS, "words") | {"CONCLUSION": conclusion})
 
 
 @pytest.mark.parametrize(
@@ -13,8 +13,8 @@ def chain(conclusion):
         (chain("Sea Animal."), Verdict("Sea Animal.", None)),
         (chain("bird"), Verdict("bird", "wrong_class")),
         (chain("a sea animal"), Verdict("a sea animal", "not_a_class")),
-        ("<CONCLUSION>bird</CONCLUSION>", Verdict("bird", "missing_stage")),
-        ("bird", Verdict(None, "missing_stage")),
+        ("<CONCLUSION>bird</CONCLUSION>", Verdict("bird", "missing_section")),
+        ("bird", Verdict(None, "missing_section")),
     ],
 )
 def test_a_chain_is_kept_when_its_five_stages_conclude_with_the_label(text, verdict):

@@ -15,7 +15,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.cli import app
 from rdmldg_ray.config.load import dump_config, load_config, override_config, recipe_names
 from rdmldg_ray.domainbed.catalogue import get_dataset
@@ -217,7 +217,7 @@ def test_make_runs_what_is_said():
 
 
 def chain(label):
-    return render_chain({**dict.fromkeys(STAGES, "What is to be seen."), "CONCLUSION": label})
+    return render_chain({**dict.fromkeys(SECTIONS, "What is to be seen."), "CONCLUSION": label})
 
 
 def write_files(folder, png):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoProcessor
 
 import rdmldg_ray
-from rdmldg_ray.chains.format import STAGES, TAGS, render_chain
+from rdmldg_ray.chains.format import SECTIONS, TAGS, render_chain
 from rdmldg_ray.chains.prompts import direct_prompt
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.models.families import family_of
@@ -47,7 +47,7 @@ def test_stage_tags_are_single_tokens_that_decoding_keeps(processor):
     tokenizer = processor.tokenizer
     assert all(len(tokenizer(tag)["input_ids"]) == 1 for tag in TAGS)
 
-    chain = render_chain({stage: f"what {stage.lower()} says" for stage in STAGES})
+    chain = render_chain({stage: f"what {stage.lower()} says" for stage in SECTIONS})
     ids = tokenizer(chain + tokenizer.eos_token)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == chain
 

@@ -22,7 +22,7 @@ TABLE = rejections(
     ("art", "cat", None, 6),
     ("art", "dog", "wrong_class", 2),
     ("photo", "cat", "wrong_class", 1),
-    ("photo", "cat", "missing_stage", 1),
+    ("photo", "cat", "missing_section", 1),
     ("photo", "dog", None, 1),
 )
 

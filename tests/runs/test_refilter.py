@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.config.load import ConfigError, load_config
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_info
 from rdmldg_ray.runs.refilter import refilter_run
@@ -22,7 +22,7 @@ STRICTER = "sarr.filter.min_logprob=-0.4"
 
 
 def candidates(logprobs):
-    text = render_chain({**dict.fromkeys(STAGES, "words"), "CONCLUSION": "bird"})
+    text = render_chain({**dict.fromkeys(SECTIONS, "words"), "CONCLUSION": "bird"})
     rows = [
         {
             "id": f"iconbed/flat/bird/{number}.png",

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.domainbed.records import read_results
@@ -112,7 +112,7 @@ def candidates(run, tokens):
                     "label": sample["label"],
                     "domain": sample["domain"],
                     "candidate": attempt,
-                    "text": render_chain({**dict.fromkeys(STAGES, "x"), "CONCLUSION": sample["label"]}),
+                    "text": render_chain({**dict.fromkeys(SECTIONS, "x"), "CONCLUSION": sample["label"]}),
                     "num_tokens": length,
                     "finished": True,
                     "mean_logprob": -0.5,

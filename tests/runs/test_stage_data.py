@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import chains_location, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
@@ -46,7 +46,7 @@ def test_training_sees_the_sources_in_parts_without_opening_the_held_out_domain(
 
 
 def chain_of(id):
-    return render_chain(dict.fromkeys(STAGES, id))
+    return render_chain(dict.fromkeys(SECTIONS, id))
 
 
 def write_selected(iconbed, *ids):

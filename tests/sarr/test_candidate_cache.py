@@ -3,7 +3,7 @@ import math
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.config.schema import SarrConfig
 from rdmldg_ray.engines.engine import ANSWER_SCHEMA, GenerationRequest
 from rdmldg_ray.sarr.candidate_cache import CandidateCache
@@ -37,7 +37,7 @@ class FixedAnswers:
                 {
                     "id": row["id"],
                     "candidate": request.candidate,
-                    "text": render_chain({**dict.fromkeys(STAGES, "x"), "CONCLUSION": named}),
+                    "text": render_chain({**dict.fromkeys(SECTIONS, "x"), "CONCLUSION": named}),
                     "num_tokens": tokens,
                     "logprob": -0.1 * (number + 1) - request.candidate,
                     "finished": True,

@@ -1,6 +1,6 @@
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.config.schema import FilterConfig
 from rdmldg_ray.sarr.filter import is_hopeless, judge
 
@@ -10,7 +10,7 @@ OPEN = FilterConfig()
 
 def chain(conclusion="dog", **stages):
     return render_chain(
-        {**{stage: f"about {stage.lower()}" for stage in STAGES}, **stages, "CONCLUSION": conclusion}
+        {**{stage: f"about {stage.lower()}" for stage in SECTIONS}, **stages, "CONCLUSION": conclusion}
     )
 
 
@@ -41,15 +41,15 @@ REORDERED = "\n".join(reversed(chain().splitlines()))
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("dog", "missing_stage"),
-        (chain().replace("</CAPTION>", ""), "missing_stage"),
-        (chain().replace("<REFLECTION>", ""), "missing_stage"),
+        ("dog", "missing_section"),
+        (chain().replace("</CAPTION>", ""), "missing_section"),
+        (chain().replace("<REFLECTION>", ""), "missing_section"),
         (REORDERED, "wrong_order"),
         (chain() + "\n<CONCLUSION>dog</CONCLUSION>", "wrong_order"),
         ("Surely! " + chain(), "text_outside"),
         (chain() + " dog", "text_outside"),
-        (chain(REASONING="  "), "empty_stage"),
-        (chain(""), "empty_stage"),
+        (chain(REASONING="  "), "empty_section"),
+        (chain(""), "empty_section"),
         (chain("cat"), "not_a_class"),
         (chain("dog or dog house"), "not_a_class"),
         (chain("a dog"), "not_a_class"),

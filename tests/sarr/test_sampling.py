@@ -3,7 +3,7 @@ import math
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.config.schema import FilterConfig, SarrConfig
 from rdmldg_ray.engines.engine import ANSWER_SCHEMA
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA, judge_answers
@@ -23,7 +23,7 @@ KNOWN = {row["id"]: row for row in SAMPLES.to_pylist()}
 
 
 def chain(conclusion):
-    return render_chain({**dict.fromkeys(STAGES, "words"), "CONCLUSION": conclusion})
+    return render_chain({**dict.fromkeys(SECTIONS, "words"), "CONCLUSION": conclusion})
 
 
 def answer(sample_id, text, attempt=0, **others):
@@ -49,7 +49,7 @@ def test_each_answer_gets_its_samples_label_and_the_filters_verdict():
     } == {
         "e/c": ("dog", "e", False, "wrong_class", "cat"),
         "d/a": ("dog", "d", True, None, "dog"),
-        "d/b": ("cat", "d", False, "missing_stage", None),
+        "d/b": ("cat", "d", False, "missing_section", None),
     }
     assert rows["d/a"]["candidate"] == 2
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.sarr.scores import Agreement, repetition
 
 
@@ -26,7 +26,7 @@ def test_a_loop_is_found_whatever_its_length():
 
 
 def test_tags_are_no_words():
-    stages = {stage: f"{i}a {i}b" for i, stage in enumerate(STAGES)}
+    stages = {stage: f"{i}a {i}b" for i, stage in enumerate(SECTIONS)}
     assert repetition(render_chain(stages)) == repetition(" ".join(stages.values())) == 0
 
 

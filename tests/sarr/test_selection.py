@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.config.schema import FilterConfig, SarrConfig
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
 from rdmldg_ray.sarr.selection import select_chains, write_candidates
@@ -11,7 +11,7 @@ CLASSES = ["cat", "dog"]
 
 
 def row(sample_id, candidate, conclusion, label="dog", **scores):
-    chain = render_chain({**dict.fromkeys(STAGES, f"words {candidate}"), "CONCLUSION": conclusion})
+    chain = render_chain({**dict.fromkeys(SECTIONS, f"words {candidate}"), "CONCLUSION": conclusion})
     return {
         "id": sample_id,
         "label": label,

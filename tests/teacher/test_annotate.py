@@ -13,7 +13,7 @@ import pytest
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.attach import attach_chains
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.chains.prompts import TEACHER_PROMPT_VERSION, teacher_prompt
 from rdmldg_ray.chains.store import read_chains
 from rdmldg_ray.datasets.builtin.questions import NAME as VQA
@@ -33,7 +33,7 @@ ANSWER_COST = PRICE.of(400, 100)
 
 
 def chain(conclusion):
-    return render_chain(dict.fromkeys(STAGES, "words") | {"CONCLUSION": conclusion})
+    return render_chain(dict.fromkeys(SECTIONS, "words") | {"CONCLUSION": conclusion})
 
 
 def good(sample, before):
@@ -130,7 +130,7 @@ def test_every_sample_gets_a_chain_that_training_finds(mini_root, samples):
 def test_the_teacher_sees_image_and_options_and_not_the_label(mini_root, samples):
     endpoint, _ = annotate(mini_root, samples, good)
     prompt = teacher_prompt(mini.CLASSES)
-    assert all(f"<{stage}>" in prompt and f"</{stage}>" in prompt for stage in STAGES)
+    assert all(f"<{stage}>" in prompt and f"</{stage}>" in prompt for stage in SECTIONS)
     assert all(name in prompt for name in mini.CLASSES)
     for asked in endpoint.requests:
         [turn] = asked["messages"]
@@ -151,10 +151,10 @@ MALFORMED = {
     "unfinished": completion("<SUMMARY>and so on", finish="length"),
     "empty": completion("  \n"),
     "no choice": completion_of([]),
-    "missing_stage": completion("It is a bird."),
+    "missing_section": completion("It is a bird."),
     "wrong_order": completion(chain("bird") + chain("bird")),
     "text_outside": completion("Sure! " + chain("bird")),
-    "empty_stage": completion(chain("")),
+    "empty_section": completion(chain("")),
     "not_a_class": completion(chain("spoon")),
 }
 

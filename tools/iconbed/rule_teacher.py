@@ -3,7 +3,7 @@
 It stands in for the large multimodal teacher of DomainBed-Reasoning where none can be run: for the
 embedded data set, for pre-training a small student, for tests. Unlike that teacher it *knows* the
 label, so its chains always conclude rightly and need no rejection; what it keeps of the method is the
-form: the label itself is named in the conclusion alone, and the stages before it lead there.
+form: the label itself is named in the conclusion alone, and the sections before it lead there.
 
 The chains are short (about 50 words), since a chain's length is what its training costs.
 """
@@ -90,7 +90,7 @@ def write_chain(
     summaries: Sequence[str] = SUMMARIES,
     reflections: Sequence[str] = REFLECTIONS,
 ) -> str:
-    """A five-stage chain that concludes with the label; the same arguments always give the same text.
+    """A five-section chain that concludes with the label; the same arguments always give the same text.
 
     Args:
         name: what the image shows, finer than the label ("owl" for the label "bird"). Words of the

@@ -31,7 +31,7 @@ import psutil
 import pyarrow as pa
 from PIL import Image
 
-from rdmldg_ray.chains.format import STAGES, render_chain
+from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.chains.store import write_chains
 from rdmldg_ray.config.load import load_config
@@ -171,7 +171,7 @@ def write_archive(archive: Path, samples: int) -> None:
 
 def chain(label: str) -> str:
     """A chain of about the length of those of the rules."""
-    return render_chain({**dict.fromkeys(STAGES, WORDS), "CONCLUSION": label.replace("_", " ")})
+    return render_chain({**dict.fromkeys(SECTIONS, WORDS), "CONCLUSION": label.replace("_", " ")})
 
 
 def write_rule_chains(root: str, info: DatasetInfo) -> None:

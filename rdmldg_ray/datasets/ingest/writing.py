@@ -9,7 +9,7 @@
     <root>/datasets/<name>/dataset.json                           written last
 
 A plan divides the listed files into shards; each becomes one part, written whole, by a task of its own.
-So an ingest that was interrupted goes on with the parts that are missing, and memory holds as many shards
+So an interrupted ingest resumes with the parts that are missing, and memory holds as many shards
 as there are tasks at a time, however large the data set is.
 """
 
@@ -73,7 +73,7 @@ def ingest(
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
     run_shards: RunShards | None = None,
 ) -> DatasetInfo:
-    """Write the data set; does nothing when it is there, and goes on where an earlier attempt stopped.
+    """Write the data set; does nothing when it is there, and resumes an interrupted ingest.
 
     Args:
         replace_other: whether a data set of the same name with other content may be replaced.
