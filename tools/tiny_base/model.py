@@ -4,7 +4,9 @@ import copy
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Idefics3Config,
@@ -13,6 +15,7 @@ from transformers import (
     Idefics3Processor,
     PreTrainedTokenizerFast,
 )
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
 from rdmldg_ray.chains.format import TAGS
 
@@ -20,7 +23,8 @@ IMAGE_SIZE, PATCH, SHUFFLE = 96, 12, 2  # pixels, pixels, patches on a side that
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH // SHUFFLE) ** 2
 VOCABULARY = 2048
 CONTEXT = 1024  # tokens
-WIDTH = 192
+WIDTH = 192  # of the decoder
+VISION_WIDTH, VISION_LAYERS = 192, 6
 
 END = "<end_of_utterance>"  # Idefics3's own name for it, which its processor adds in any case
 SPECIAL = ("<pad>", END, "<|user|>", "<|assistant|>", "<image>", "<fake_token_around_image>", "<global-img>")
@@ -84,10 +88,10 @@ def build_model(processor: Idefics3Processor) -> Idefics3ForConditionalGeneratio
     }
     config = Idefics3Config(
         vision_config={
-            "hidden_size": WIDTH,
-            "intermediate_size": 4 * WIDTH,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 3,
+            "hidden_size": VISION_WIDTH,
+            "intermediate_size": 4 * VISION_WIDTH,
+            "num_hidden_layers": VISION_LAYERS,
+            "num_attention_heads": VISION_WIDTH // 64,
             "image_size": IMAGE_SIZE,
             "patch_size": PATCH,
         },
@@ -110,9 +114,42 @@ def build_model(processor: Idefics3Processor) -> Idefics3ForConditionalGeneratio
         **ids,
     )
     model = Idefics3ForConditionalGeneration(config)
+    _start_like_trained(model.model.vision_model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+@torch.no_grad()
+def _start_like_trained(encoder: Idefics3VisionTransformer) -> None:
+    """Begin where trained encoders end up: tokens attend to like tokens, positions are waves."""
+    layers: Any = encoder.encoder.layers
+    for layer in layers:
+        layer.self_attn.q_proj.weight.normal_(0, 0.04)
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    positions = encoder.embeddings.position_embedding.weight
+    grid, quarter = IMAGE_SIZE // PATCH, positions.shape[1] // 4
+    angles = torch.arange(grid).unsqueeze(1) * torch.pi / 2 ** torch.linspace(0, 4, quarter)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    both = torch.cat([waves.repeat_interleave(grid, 0), waves.repeat(grid, 1)], dim=1)
+    positions.copy_(0.3 * both)
+
+
+@torch.no_grad()
+def begin_with(model: Idefics3ForConditionalGeneration, folder: Path) -> None:
+    """Take over the weights of a saved model; layers that it has not begin by passing on what they get."""
+    own, theirs = model.state_dict(), Idefics3ForConditionalGeneration.from_pretrained(folder).state_dict()
+    model.load_state_dict(own | theirs)
+    added = [*model.model.vision_model.encoder.layers, *model.model.text_model.layers]
+    known = [
+        f"model.vision_model.encoder.layers.{i}." for i in range(len(model.model.vision_model.encoder.layers))
+    ]
+    known += [f"model.text_model.layers.{i}." for i in range(len(model.model.text_model.layers))]
+    for layer, prefix in zip(added, known, strict=True):
+        if not any(name.startswith(prefix) for name in theirs):
+            for name, value in layer.named_parameters():
+                if "out_proj" in name or "o_proj" in name or "fc2" in name or "down_proj" in name:
+                    value.zero_()
 
 
 def cached_processor(folder: Path, corpus: Callable[[], Iterable[str]] | None = None) -> Idefics3Processor:

@@ -6,6 +6,7 @@ operation, and suffer much more when other programs run.
 
 import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,3 +43,18 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     dist.all_reduce(flat)
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient) / world)
+
+
+def mixed_precision() -> torch.autocast:
+    """bfloat16 where the processor has units for it (AMX), where it pays; float32 elsewhere."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return torch.autocast("cpu", torch.bfloat16, enabled="amx_bf16" in flags)
+
+
+def agreed(value: float) -> float:
+    """The first process's value, in all of them."""
+    if rank_and_world()[1] == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(shared, 0)
+    return shared.item()

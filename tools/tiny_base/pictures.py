@@ -1,4 +1,4 @@
-"""Drawings of other things than IconBed's, rendered once to 96x96 arrays, and their augmentation.
+"""Other artists' drawings, rendered once to 96x96 arrays, compared with IconBed's, and augmented.
 
 A picture has one or two views: as it was drawn, and, for coloured ones, as a line drawing made
 from its SVG (every shape filled white with a black outline), which teaches the encoder that
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tools.tiny_base import sources
+from tools.tiny_base import classes, hashes, near, sources
 
 SIZE = 96  # pixels, width and height of a picture
 _MARGIN = 4  # pixels of white around the drawing, as in IconBed
@@ -27,8 +27,12 @@ _SIDES = np.array([[4, 4], [92, 4], [4, 92]], np.float32)
 
 # Styles that icon sets append to a name, and names of signs that show no thing.
 _STYLE_WORDS = """
-outline outlined filled fill thin light bold duotone solid regular color negative alt
+outline outlined filled fill thin solid regular color negative alt linear line lined rounded sharp twotone
 """
+# Endings of further finishes of a drawing that is there already.
+_SAME_DRAWING = (
+    "-light", "-bold", "-broken", "-duotone", "-twotone", "-rounded", "-sharp", "-remix", "-off", "-slash",
+)  # fmt: skip
 _SIGN_WORDS = """
 arrow arrows brand logo alpha numeric number letter align format border layout caret chevron square circle
 rectangle hexagon triangle page view table grid text font sort filter api code file folder database git
@@ -39,6 +43,9 @@ medal cell column row currency hand user account playlist badge mood device cloc
 dice map pin toggle menu list link bookmark window panel screen monitor server cloud shield
 """
 
+# Line sets of things; of others only those with a class word are taken, since most show no thing.
+_THINGS = ("game-icons", "healthicons", "temaki", "maki")
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -47,6 +54,8 @@ class Picture:
     concept: str
     words: tuple[str, ...]  # keywords, or the words of the name
     group: str  # Unicode's subgroup, or "" for icons
+    label: str  # a class word of `classes`, or ""
+    iconbed: bool  # whether it is a concept of IconBed (another artist's drawing of it)
     source: str
     coloured: bool
     views: tuple[int, ...]  # rows of the array of views
@@ -60,27 +69,31 @@ def prepare(cache: Path, iconbed: Path, workers: int = 2) -> tuple[list[Picture]
         drawings = list(_drawings(cache / "packages", iconbed))
         entries: list[dict[str, Any]] = []
         views: list[np.ndarray] = []
+        check = near.Check(iconbed)
         with ProcessPoolExecutor(workers) as pool:
             for drawing, rendered in zip(drawings, pool.map(_views, drawings, chunksize=64), strict=True):
+                if any(check.rejects(view, drawing) for view in rendered):
+                    continue
                 if rendered:
                     rows = tuple(range(len(views), len(views) + len(rendered)))
                     views.extend(rendered)
-                    kept = ("concept", "words", "group", "source", "coloured")
+                    kept = ("concept", "words", "group", "label", "iconbed", "source", "coloured")
                     entries.append({key: drawing[key] for key in kept} | {"views": rows})
         np.save(array, np.stack(views))
+        check.write(cache / "near.json")
+        hashes.write(np.stack(views))
         listing.write_text(json.dumps(entries))
     pictures = [
         Picture(**entry | {"words": tuple(entry["words"]), "views": tuple(entry["views"])})
         for entry in json.loads(listing.read_text())
     ]
-    return pictures, np.load(array)
+    return pictures, np.load(array, mmap_mode="r")
 
 
 def _drawings(packages: Path, iconbed: Path) -> Iterator[dict[str, Any]]:
-    """SVG bodies with names, in a fixed order, IconBed's concepts left out."""
+    """SVG bodies with names, in a fixed order."""
     styles, signs = set(_STYLE_WORDS.split()), set(_SIGN_WORDS.split())
-    hexcodes, names, forbidden = sources.read_iconbed(iconbed)
-    emojis = _emoji_names(sources.fetch(sources.EMOJI_NAMES, packages), hexcodes, names, forbidden)
+    emojis = _emoji_names(sources.fetch(sources.EMOJI_NAMES, packages), iconbed)
     for source in sources.SOURCES:
         tarball = sources.fetch(source, packages)
         icons = sources.read_json(tarball, "icons.json")
@@ -92,60 +105,62 @@ def _drawings(packages: Path, iconbed: Path) -> Iterator[dict[str, Any]]:
                 if known is None:
                     continue
             else:
-                words = [word for word in sources.name_words(name) if word not in styles]
-                rare = not words or signs & set(words) or max(map(len, words)) < 3
-                if rare or name.endswith("-off") or sources.names_left_out(" ".join(words), forbidden):
+                words = [word for word in sources.name_words(name) if word not in styles and len(word) > 1]
+                label = classes.of_icon(" ".join(words))
+                sign = bool(signs & set(words)) and label not in classes.ICONBED
+                if not words or sign or max(map(len, words)) < 3 or len(words) > 4:
                     continue
-                if name.endswith(("-light", "-bold")):  # the same drawing in another thickness
+                if name.endswith(_SAME_DRAWING):
                     continue
-                known = {"concept": " ".join(words), "words": words, "group": ""}
+                if source.kind == "line" and not label and not source.package.endswith(_THINGS):
+                    continue
+                known = {
+                    "concept": " ".join(words), "words": words, "group": "", "label": label, "iconbed": False
+                }  # fmt: skip
             box = [icon.get(key, icons.get(key, default)) for key, default in
                    (("left", 0), ("top", 0), ("width", 16), ("height", 16))]  # fmt: skip
             yield known | {
                 "source": source.package.split("/")[1],
-                "coloured": source.kind != "line"
-                and source.package.split("-")[-1] not in ("monotone", "contrast"),
+                "name": name,
+                "coloured": source.kind != "line" and not source.package.endswith("monotone"),
                 "box": box,
                 "body": icon["body"],
             }
 
 
-def _emoji_names(
-    tarball: Path, hexcodes: set[str], iconbed_names: set[str], forbidden: set[str]
-) -> dict[str, dict]:
-    """From a name in letters and digits alone to its concept; flags, signs and IconBed's left out."""
+def _emoji_names(tarball: Path, iconbed: Path) -> dict[str, dict]:
+    """From a name in letters and digits alone to its concept; flags and signs left out."""
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(iconbed, columns=["hexcode", "label"]).to_pylist()
+    # The code points of IconBed may lack the variation selector FE0F that the list has, or have it.
+    benchmark = {row["hexcode"].replace("-FE0F", ""): row["label"].replace("_", " ") for row in rows}
     meta = sources.read_json(tarball, "meta/groups.json")
     shortcodes = [
         sources.read_json(tarball, f"en/shortcodes/{name}.json")
         for name in ("cldr", "emojibase", "github", "iamcal")
     ]
-    # The code points of IconBed may lack the variation selector FE0F that the list has, or have it.
-    left_out = {code.replace("-FE0F", "") for code in hexcodes}
     names: dict[str, dict] = {}
-    blocked: set[str] = set()
     for emoji in sources.read_json(tarball, "en/data.json"):
         group = meta["groups"].get(str(emoji.get("group")), "flags")
         subgroup = meta["subgroups"].get(str(emoji.get("subgroup")), "")
+        if group in ("flags", "component") or subgroup in ("keycap", "alphanum"):
+            continue
         spellings = {emoji["label"]}
         for codes in shortcodes:
             spelled = codes.get(emoji["hexcode"], [])
             spellings.update([spelled] if isinstance(spelled, str) else spelled)
-        keys = {re.sub("[^a-z0-9]", "", spelling.lower()) for spelling in spellings}
-        tags = emoji.get("tags", [])
-        if (
-            emoji["hexcode"].replace("-FE0F", "") in left_out
-            or iconbed_names.intersection(tags)
-            or any(sources.names_left_out(spelling.replace("_", " "), forbidden) for spelling in spellings)
-        ):
-            blocked |= keys
-            continue
-        if group in ("flags", "component") or subgroup in ("keycap", "alphanum"):
-            continue
-        words = [tag for tag in tags if not sources.names_left_out(tag, forbidden)]
-        entry = {"concept": emoji["label"].lower(), "words": words, "group": subgroup}
-        for key in keys:
-            names.setdefault(key, entry)
-    return {key: entry for key, entry in names.items() if key not in blocked}
+        label = benchmark.get(emoji["hexcode"].replace("-FE0F", ""))
+        entry = {
+            "concept": emoji["label"].lower(),
+            "words": emoji.get("tags", []),
+            "group": subgroup,
+            "label": label or classes.of_emoji(emoji["label"].lower(), subgroup),
+            "iconbed": label is not None,
+        }
+        for spelling in spellings:
+            names.setdefault(re.sub("[^a-z0-9]", "", spelling.lower()), entry)
+    return names
 
 
 def _views(drawing: dict) -> list[np.ndarray]:
@@ -204,13 +219,23 @@ def trim(image: np.ndarray) -> np.ndarray | None:
 
 
 def augment(view: np.ndarray, random: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """Another look at the same drawing: uint8 [96, 96, 3] to the same.
+    """Another look at the same drawing: uint8 [96, 96, 3] to the same."""
+    return augment_with_map(view, random, strength)[0]
+
+
+def augment_with_map(
+    view: np.ndarray, random: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Another look at the same drawing, uint8 [96, 96, 3], and where it came from: float32 [2, 3].
+
+    The matrix takes a point (x, y, 1) of the result, in pixels, to the point of the view.
 
     Drawn lines (edges of the colours) in some, colours changed or gone in others, and all of them
     turned, scaled, stretched, moved and mirrored. ``strength`` 0 leaves the geometry as it is.
     """
     image = _restyle(view, random)
-    if random.random() < 0.5:
+    mirrored = random.random() < 0.5
+    if mirrored:
         image = image[:, ::-1]
     corners = _SIDES - 48
     angle = random.normal(0, 0.16 * strength)
@@ -224,7 +249,10 @@ def augment(view: np.ndarray, random: np.random.Generator, strength: float = 1.0
     image = cv2.warpAffine(np.ascontiguousarray(image), matrix, (SIZE, SIZE), borderValue=(255, 255, 255))
     if random.random() < 0.1:
         image = cv2.GaussianBlur(image, (3, 3), 0)
-    return image
+    back = cv2.invertAffineTransform(matrix).astype(np.float32)
+    if mirrored:
+        back[0] = np.array([0, 0, SIZE - 1], np.float32) - back[0]
+    return image, back
 
 
 def _restyle(view: np.ndarray, random: np.random.Generator) -> np.ndarray:

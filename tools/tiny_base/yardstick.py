@@ -93,12 +93,18 @@ def _prompted(processor: Idefics3Processor, question: str, images: np.ndarray) -
     return dict(processor(text=[prompt] * len(images), images=shown, return_tensors="pt"))
 
 
-def visible(segments: torch.Tensor) -> torch.Tensor:
-    """Who sees whom: bool [batch, 1, length, length], from the segment of each token [batch, length]."""
+def visible(segments: torch.Tensor, parents: torch.Tensor | None = None) -> torch.Tensor:
+    """Who sees whom: bool [batch, 1, length, length], from the segment of each token [batch, length].
+
+    A token sees what comes before it in its own segment, in segment 0, and in its segment's parent.
+    """
     length = segments.shape[1]
     query, key = segments.unsqueeze(2), segments.unsqueeze(1)
     earlier = torch.ones(length, length, dtype=torch.bool).tril()
-    return (earlier & ((key == 0) | (key == query))).unsqueeze(1)
+    seen = (key == 0) | (key == query)
+    if parents is not None:
+        seen |= key == parents.unsqueeze(2)
+    return (earlier & seen).unsqueeze(1)
 
 
 @torch.inference_mode()
