@@ -21,6 +21,9 @@ from tools import s3_server
 
 # Ray reads these when it is first imported, which some test modules do: loopback only, no token.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# pytest's readline sets them for the workers of pytest-xdist, and rich keeps to what it finds when imported.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 
 # What takes minutes is begun first, so that no worker is left with it at the end.

@@ -46,7 +46,7 @@ def test_the_wheel_holds_types_recipes_the_data_set_and_the_tiny_base(wheel):
     assert {f"rdmldg_ray/{path.relative_to(package)}" for path in there} <= held
     for name in (
         "py.typed",
-        "recipes/demo.yaml",
+        "config/recipes/demo.yaml",
         "report/page.html.jinja",
         "models/tiny_base/model.safetensors",
     ):

@@ -121,6 +121,8 @@ def upload(bucket: str, key: str, chunks: Iterable[bytes]) -> None:
     try:
         # In parts when it is large, which a failure throws away.
         _client().upload_fileobj(io.BufferedReader(_ChunkStream(chunks)), bucket, key)
+    except _ChunksFailedError as failed:
+        raise failed.error from None
     # Their words may quote the request and with it a key, so only the code goes on.
     except ClientError as error:
         code = str(error.response["Error"]["Code"])
@@ -144,6 +146,14 @@ def _make_client(environment: frozenset[tuple[str, str]]) -> Any:
     return boto3.Session().client("s3")
 
 
+class _ChunksFailedError(Exception):
+    """What the chunks' iteration raised. An upload may wait for ever after what is no Exception."""
+
+    def __init__(self, error: BaseException):
+        super().__init__()
+        self.error = error
+
+
 class _ChunkStream(io.RawIOBase):
     """Chunks as a stream to read from."""
 
@@ -156,7 +166,10 @@ class _ChunkStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            chunk = next(self._chunks, None)
+            try:
+                chunk = next(self._chunks, None)
+            except BaseException as error:
+                raise _ChunksFailedError(error) from error
             if chunk is None:
                 return 0
             self._rest = memoryview(chunk)

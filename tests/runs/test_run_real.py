@@ -189,7 +189,7 @@ def test_the_demo_runs_with_everything_on_object_storage(killed):
     rdmldg(killed.folder, "demo", *KILLED, *root)
     assert "run 'killed' is complete; nothing to do" in log_of(killed.folder).read_text()
     rdmldg(killed.folder, "show", "killed", *root, "--limit", "1")
-    rdmldg(killed.folder, "export", "killed", "exported", *root)
+    rdmldg(killed.folder, "export", "killed", "--out", "exported", *root)
     assert (killed.folder / "exported/model.safetensors").exists()
     # What goes to storage does not also come here, and credentials go nowhere.
     assert [path.name for path in killed.folder.iterdir()] == ["exported"]
