@@ -180,7 +180,7 @@ def test_a_table_of_ids_and_texts_is_enough(local, tmp_path):
             line("It is a bird."),
             "the chain has no <SUMMARY>; mend the chain, remove it, or set its 'accepted'",
         ),
-        (line(chain("")), "the stage <CONCLUSION> is empty; mend"),
+        (line(chain("")), "the section <CONCLUSION> is empty; mend"),
         (
             line(chain("vehicle"), accepted=True),
             "accepted, but concludes 'vehicle' where the label is 'bird'; set",
