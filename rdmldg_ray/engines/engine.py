@@ -125,7 +125,7 @@ class Engine:
             ParityError: when the engine does not compute what was trained.
             EngineLostError: when vLLM's own process has ended, or the node's disk fails, as when it is full.
         """
-        with self._load_lock, _disk_named():
+        with self._load_lock, _wrap_disk_errors():
             started = time.perf_counter()
             how: Literal["start", "reload"] = "reload" if self.llm else "start"
             if not self.llm:
@@ -371,7 +371,7 @@ def _failures_named() -> Iterator[None]:
 
 
 @contextmanager
-def _disk_named() -> Iterator[None]:
+def _wrap_disk_errors() -> Iterator[None]:
     """Tell what fails on this node, where another may do, from what is wrong with the request."""
     try:
         yield
