@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCHVISION := $(VENV)/torchvision-for-tests
 # By two workers, since tests wait as much as they compute; see tests/conftest.py. None takes a crashed one's
 # place, which may hang: https://github.com/pytest-dev/pytest-xdist/issues/1323
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo test test-quick lint clean setup
 

@@ -26,27 +26,35 @@ for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
 
-# What takes minutes is begun first, so that no worker is left with it at the end.
+# For `--dist loadfile` of pytest-xdist: the files that look at the finished run share a worker, and what
+# takes minutes is begun first, so that no worker is left with it at the end. (The groups of `loadgroup` have
+# no effect with pytest 9.2.)
+LOOK_AT_THE_FINISHED_RUN = ("tests/docs/test_commands.py", "tests/runs/test_run_real.py")
 LONGEST = (
     "tests/tools/test_autoscale.py",
-    "finished_run",
+    *LOOK_AT_THE_FINISHED_RUN,
     "tests/mtct/test_training_real.py",
     "tests/sweeps/test_tuner_real.py",
     "tests/engines/test_pool_real.py",
 )
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "finished run" if file in LOOK_AT_THE_FINISHED_RUN else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(config, items):
-    """With pytest-xdist a file's tests share a worker, and so do the files that look at the finished run."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    groups = {}
-    for item in items:
-        shared = "finished_run" in item.fixturenames
-        groups[item] = "finished_run" if shared else str(item.path.relative_to(config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+    if config.pluginmanager.hasplugin("xdist"):
+        order = {file: number for number, file in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(item.nodeid.split("::")[0], len(order)))
 
 
 @pytest.fixture(scope="session")
