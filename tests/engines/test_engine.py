@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from rdmldg_ray.config.schema import ModelConfig
-from rdmldg_ray.engines.engine import EngineLostError, _disk_named
+from rdmldg_ray.engines.engine import EngineLostError, _wrap_disk_errors
 from rdmldg_ray.models.loading import load_base, save_published
 
 
@@ -21,16 +21,16 @@ def no_room():
 
 def test_weights_that_find_no_room_on_the_node_lose_the_engine_alone(load_random_base, tmp_path, no_room):
     model = load_random_base()
-    with pytest.raises(EngineLostError, match=r"SafetensorError on .*os error"), _disk_named():
+    with pytest.raises(EngineLostError, match=r"SafetensorError on .*os error"), _wrap_disk_errors():
         save_published(model, tmp_path / "merged")
 
 
 def test_a_file_that_finds_no_room_does_so_too(tmp_path, no_room):
-    with pytest.raises(EngineLostError, match=r"OSError on .*File too large"), _disk_named():
+    with pytest.raises(EngineLostError, match=r"OSError on .*File too large"), _wrap_disk_errors():
         (tmp_path / "adapter").write_bytes(bytes(200_000))
 
 
 def test_what_a_models_folder_lacks_is_no_matter_of_the_node(random_base, tmp_path):
     shutil.copytree(random_base, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(OSError, match=r"no file named model\.safetensors"), _disk_named():
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"), _wrap_disk_errors():
         load_base(tmp_path / "base", ModelConfig(dtype="float32"))
