@@ -36,6 +36,8 @@ LONGEST = (
     "tests/mtct/test_training_real.py",
     "tests/sweeps/test_tuner_real.py",
     "tests/engines/test_pool_real.py",
+    "tests/teacher/test_annotate.py",
+    "tests/datasets/test_ingest.py",
 )
 
 
