@@ -68,7 +68,7 @@ def scaled(tmp_path_factory):
     command = [sys.executable, "-m", "tools.autoscale.rehearse", "--storage", str(root), *few]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
-        out, _ = job.communicate(timeout=550)
+        out, _ = job.communicate(timeout=1100)
     finally:
         job.terminate()
     return root, json.loads(out)
