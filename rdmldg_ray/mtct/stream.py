@@ -37,7 +37,7 @@ def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset
     out in turn: row k goes to worker ``k mod num_workers``, which is the plan's rank.
 
     Args:
-        training_set: an index (``domainbed.view.sample_index``) with a column ``chain`` added; a null
+        training_set: an index (``datasets.index.sample_index``) with a column ``chain`` added; a null
             chain is a sample that is trained on its label alone.
         plan: which samples go where.
 

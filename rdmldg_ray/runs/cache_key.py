@@ -1,4 +1,4 @@
-"""Content keys: what a stage's output depends on, and nothing else, as one hash.
+"""Cache keys: what a stage's output depends on, and nothing else, as one hash.
 
 Two stages with the same key give the same output, whatever runs they belong to. So trials of a
 sweep that share a prefix of stages compute it once: those that differ only in SARR share MTCT, those
@@ -35,7 +35,7 @@ _AFTER_DRAWING = (
     "sarr.training",
 )
 """What decides which draws are made and what becomes of them, not what a draw is: a stricter trial goes
-on drawing where a looser one ended. See ``sarr.replay``."""
+on drawing where a looser one ended. See ``sarr.candidate_cache``."""
 
 _IRRELEVANT: dict[Kind, tuple[str, ...]] = {
     "mtct": (*_ALWAYS, "sarr", "engines"),

@@ -83,7 +83,7 @@ class RunResults:
         return sum(self.files[file] for file in mine)
 
     def predictions(self, held_out: str, model: str) -> pa.Table:
-        """In ``evaluation.predict.PREDICTION_SCHEMA``."""
+        """In ``evaluation.predictions.PREDICTION_SCHEMA``."""
         return read_predictions(self.store.predictions_uri(held_out, model))
 
     def rounds(self, held_out: str) -> list[str]:

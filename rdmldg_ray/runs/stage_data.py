@@ -19,7 +19,7 @@ from rdmldg_ray.storage import list_files
 
 @dataclass(frozen=True)
 class StageData:
-    """The data of a run's stages, as indices without images (``domainbed.view.sample_index``)."""
+    """The data of a run's stages, as indices without images (``datasets.index.sample_index``)."""
 
     config: Config
     info: DatasetInfo

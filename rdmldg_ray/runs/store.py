@@ -273,7 +273,7 @@ class RunStore:
         return join(self.stage_uri(stage), "training_set.parquet")
 
     def predictions_uri(self, held_out: str, model: str) -> str:
-        """An evaluation's answers, in ``evaluation.predict.PREDICTION_SCHEMA``."""
+        """An evaluation's answers, in ``evaluation.predictions.PREDICTION_SCHEMA``."""
         return join(self.stage_uri(Stage(held_out, "evaluate", model_round(model))), "predictions.parquet")
 
     def accuracies_uri(self, held_out: str, model: str) -> str:

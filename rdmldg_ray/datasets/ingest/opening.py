@@ -1,6 +1,6 @@
 """From a file of rows to an ingest: each good row is a sample, each bad one is rejected with its reason.
 
-The plan is one of ``domainbed.ingest``, which then reads, checks and writes the images as it does those of
+The plan is one of ``datasets.ingest.plan``, which then reads, checks and writes the images as it does those of
 a folder, part by part. An image with several questions is read and written once for each of them.
 """
 
@@ -41,7 +41,7 @@ def plan_questions(
     A domain's samples are in the order of their ids, and DomainBed's split is over them.
 
     Args:
-        location: a file that ``vqa.rows`` reads; the images lie in its folder or below.
+        location: a file that ``datasets.ingest.rows`` reads; the images lie in its folder or below.
         max_rejects: largest share of rows that may be rejected, between 0 and 1.
 
     Raises:
