@@ -128,7 +128,7 @@ def adaptive_rows(predictions: pa.Table) -> tuple[list[dict[str, Any]], list[dic
     """What adaptive reasoning gives on the held-out domain, and the curve there.
 
     Args:
-        predictions: of one evaluation, in ``predict.PREDICTION_SCHEMA``.
+        predictions: of one evaluation, in ``predictions.PREDICTION_SCHEMA``.
 
     Returns:
         Rows for the direct pathway, the reasoning pathway, and the threshold chosen on the sources'

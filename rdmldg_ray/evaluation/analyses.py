@@ -143,7 +143,7 @@ def base_to_new(predictions: pa.Table, base: Sequence[str]) -> Rows:
     and new classes are two tasks with options of their own.
 
     Args:
-        predictions: of one evaluation, in ``predict.PREDICTION_SCHEMA``.
+        predictions: of one evaluation, in ``predictions.PREDICTION_SCHEMA``.
         base: the classes trained on.
 
     Returns:

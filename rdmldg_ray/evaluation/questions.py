@@ -15,7 +15,7 @@ def by_question(predictions: pa.Table, samples: pa.Table) -> list[dict[str, Any]
     """What each pathway scores on the held-out domain, for each question.
 
     Args:
-        predictions: of one evaluation, in ``predict.PREDICTION_SCHEMA``.
+        predictions: of one evaluation, in ``predictions.PREDICTION_SCHEMA``.
         samples: an index with ``question`` and ``options``, of the held-out domain at least.
 
     Returns:
