@@ -1,7 +1,8 @@
 """From a file of rows to an ingest: each good row is a sample, each bad one is rejected with its reason.
 
 The plan is one of ``datasets.ingest.plan``; ``datasets.ingest.writing`` reads, checks and writes its images
-as it does those of a folder, part by part. An image with several questions is read and written once for each of them.
+as it does those of a folder, part by part. An image with several questions is read and written once for each
+of them.
 """
 
 from collections import defaultdict
