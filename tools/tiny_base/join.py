@@ -18,6 +18,7 @@ from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 from tools.tiny_base import parallel, vision, yardstick
 from tools.tiny_base import pictures as drawings
 from tools.tiny_base.model import END, IMAGE_TOKENS
+from tools.tiny_base.muon import Muon
 from tools.tiny_base.pictures import Picture
 from tools.tiny_base.text import Texts
 
@@ -184,7 +185,7 @@ def optimizers(
         {"params": list(goals.parameters()), "share": ENCODER_SHARE},
     ]
     return [
-        torch.optim.Muon(muon, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        Muon(muon, lr=lr, weight_decay=0.05),
         torch.optim.AdamW(adam, lr=lr, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
 
@@ -195,37 +196,31 @@ def train(
     batches: Batches,
     iconbed: Path,
     cache: Path,
-    minutes: float,
+    steps: int,
     lr: float = 2e-3,
     frozen_share: float = FROZEN_SHARE,
 ) -> None:
-    """Run the join in place, or go on from its checkpoint; it lasts so many minutes over all its runs.
-
-    The encoder is left alone for the given share of that time.
-    """
+    """Run the join in place, or resume it from its checkpoint; the encoder is left alone at first."""
     rank, world = parallel.rank_and_world()
     checkpoint = cache / "join.pt"
     torch.manual_seed(0)
     optims = optimizers(model, goals, lr)
-    step, before = 0, 0.0
+    step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
         goals.load_state_dict(state["goals"])
         for optim, saved in zip(optims, state["optims"], strict=True):
             optim.load_state_dict(saved)
-        step, before = state["step"], state["minutes"]
+        step = state["step"]
     yard = yardstick.read(iconbed)
     parameters = [*model.parameters(), *goals.parameters()]
     started, saved_at, first = time.time(), time.time(), step
     mean: dict[str, float] = {}
     ahead = ThreadPoolExecutor(1)
     upcoming = ahead.submit(batches, step, rank, world)
-    while True:
-        spent = parallel.agreed(before + (time.time() - started) / 60)
-        progress = spent / minutes
-        if progress >= 1:
-            break
+    while step < steps:
+        progress = step / steps
         now = lr * min((step + 1) / 40, 1, max(1 - progress, 0.01) * 2)
         frozen = progress < frozen_share
         for optim in optims:
@@ -249,13 +244,12 @@ def train(
         if step % 10 == 0:
             speed = (step - first) * BATCH / (time.time() - started)
             line = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            clock = f"{spent:.1f}/{minutes:.0f} min"
-            print(f"join {step} {clock} {line} lr {now:.1e} {speed:.0f} images/s", flush=True)
+            print(f"join {step}/{steps} {line} lr {now:.1e} {speed:.0f} images/s", flush=True)
         if time.time() - saved_at > 300:
             saved_at = time.time()
-            _save(checkpoint, model, goals, optims, step, spent)
+            _save(checkpoint, model, goals, optims, step)
     if rank == 0 and step > first:
-        _save(checkpoint, model, goals, optims, step, minutes)
+        _save(checkpoint, model, goals, optims, step)
         scores = yardstick.probe(
             vision.features(model.model.vision_model, vision.to_pixels(yard.images)), yard
         )
@@ -269,9 +263,8 @@ def _save(
     goals: vision.Goals,
     optims: list[torch.optim.Optimizer],
     step: int,
-    minutes: float,
 ) -> None:
-    state = {"model": model.state_dict(), "goals": goals.state_dict(), "step": step, "minutes": minutes,
+    state = {"model": model.state_dict(), "goals": goals.state_dict(), "step": step,
              "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
     torch.save(state, checkpoint.with_suffix(".part"))
     checkpoint.with_suffix(".part").replace(checkpoint)

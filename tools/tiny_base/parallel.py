@@ -49,12 +49,3 @@ def mixed_precision() -> torch.autocast:
     """bfloat16 where the processor has units for it (AMX), where it pays; float32 elsewhere."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return torch.autocast("cpu", torch.bfloat16, enabled="amx_bf16" in flags)
-
-
-def agreed(value: float) -> float:
-    """The first process's value, in all of them."""
-    if rank_and_world()[1] == 1:
-        return value
-    shared = torch.tensor([value], dtype=torch.float64)
-    dist.broadcast(shared, 0)
-    return shared.item()

@@ -37,8 +37,8 @@ def main() -> None:
         default=Path.home() / ".cache/rdmldg_ray/tiny",
         help="folder for pictures and checkpoints (1 GB)",
     )
-    parser.add_argument("--vision-minutes", type=float, default=300, help="of training the encoder alone")
-    parser.add_argument("--join-minutes", type=float, default=90, help="of training encoder and decoder")
+    parser.add_argument("--vision-steps", type=int, default=10_000, help="of training the encoder alone")
+    parser.add_argument("--join-steps", type=int, default=2_000, help="of training encoder and decoder")
     parser.add_argument("--start", type=Path, help="folder of a saved model to begin with")
     parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate")
     parser.add_argument(
@@ -81,12 +81,12 @@ def train(options: argparse.Namespace) -> None:
         model.begin_with(base, options.start)
     seen = vision.Batches(drawn, views, taught, seed=0)
     encoder = base.model.vision_model
-    goals = vision.train(encoder, seen, options.iconbed, options.cache, options.vision_minutes, options.lr)
+    goals = vision.train(encoder, seen, options.iconbed, options.cache, options.vision_steps, options.lr)
     if options.until == "vision":
         return
 
     batches = join.Batches(processor, drawn, views, texts, seen)
-    lasting = (options.join_minutes, options.lr, options.frozen)
+    lasting = (options.join_steps, options.lr, options.frozen)
     join.train(base, goals, batches, options.iconbed, options.cache, *lasting)
     if rank == 0:
         model.save(base, processor, options.out)

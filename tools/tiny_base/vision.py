@@ -21,6 +21,7 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransfo
 from tools.tiny_base import classes, parallel, yardstick
 from tools.tiny_base import pictures as drawings
 from tools.tiny_base.model import PATCH
+from tools.tiny_base.muon import Muon
 from tools.tiny_base.pictures import Picture
 
 BATCH = 128
@@ -262,7 +263,7 @@ def optimizers(vision: Idefics3VisionTransformer, goals: Goals, lr: float) -> li
     taken = {id(p) for p in matrices}
     others = [p for p in vision.parameters() if id(p) not in taken] + list(goals.parameters())
     return [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=lr, weight_decay=0.05),
         torch.optim.AdamW(others, lr=lr, weight_decay=0.05, betas=(0.9, 0.98)),
     ]
 
@@ -272,13 +273,10 @@ def train(
     batches: Batches,
     iconbed: Path,
     cache: Path,
-    minutes: float,
+    steps: int,
     lr: float = 2e-3,
 ) -> Goals:
-    """Run the stage in place, or go on from its checkpoint; returns the goals' heads.
-
-    It lasts so many minutes of training, counted over all its runs; the schedule follows that clock.
-    """
+    """Run the stage in place, or resume it from its checkpoint; returns the goals' heads."""
     rank, world = parallel.rank_and_world()
     checkpoint = cache / "vision.pt"
     torch.manual_seed(0)
@@ -287,24 +285,21 @@ def train(
     goals = Goals(width, *sizes)
     optims = optimizers(vision, goals, lr)
     parameters = [*vision.parameters(), *goals.parameters()]
-    step, before = 0, 0.0
+    step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
         vision.load_state_dict(state["vision"])
         goals.load_state_dict(state["goals"])
         for optim, saved in zip(optims, state["optims"], strict=True):
             optim.load_state_dict(saved)
-        step, before = state["step"], state["minutes"]
+        step = state["step"]
     yard = yardstick.read(iconbed)
     started, saved_at, first = time.time(), time.time(), step
     mean: dict[str, float] = {}
     ahead = ThreadPoolExecutor(1)
     upcoming = ahead.submit(batches, step, rank, world)
-    while True:
-        spent = parallel.agreed(before + (time.time() - started) / 60)
-        progress = spent / minutes
-        if progress >= 1:
-            break
+    while step < steps:
+        progress = step / steps
         # Warm up, stay, and fall to nothing; all patches in the end, as at inference.
         now = lr * min((step + 1) / 150, 1, max(1 - progress, 0.01) / (1 - STEADY))
         for optim in optims:
@@ -329,16 +324,15 @@ def train(
         if step % 50 == 0:
             speed = (step - first) * BATCH / (time.time() - started)
             shown = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            clock = f"{spent:.1f}/{minutes:.0f} min"
-            print(f"vision {step} {clock} {shown} lr {now:.1e} {speed:.0f} images/s", flush=True)
+            print(f"vision {step}/{steps} {shown} lr {now:.1e} {speed:.0f} images/s", flush=True)
         if step % 250 == 0:
             scores = yardstick.probe(features(vision, to_pixels(yard.images)), yard)
             print(f"vision {step} probe " + yardstick.show(scores), flush=True)
         if time.time() - saved_at > 300:
             saved_at = time.time()
-            _save(checkpoint, vision, goals, optims, step, spent)
+            _save(checkpoint, vision, goals, optims, step)
     if rank == 0 and step > first:
-        _save(checkpoint, vision, goals, optims, step, minutes)
+        _save(checkpoint, vision, goals, optims, step)
         scores = yardstick.probe(features(vision, to_pixels(yard.images)), yard)
         print(f"vision {step}, the end, probe " + yardstick.show(scores), flush=True)
     ahead.shutdown(cancel_futures=True)
@@ -351,9 +345,8 @@ def _save(
     goals: Goals,
     optims: list[torch.optim.Optimizer],
     step: int,
-    minutes: float,
 ) -> None:
-    state = {"vision": vision.state_dict(), "goals": goals.state_dict(), "step": step, "minutes": minutes,
+    state = {"vision": vision.state_dict(), "goals": goals.state_dict(), "step": step,
              "optims": [optim.state_dict() for optim in optims]}  # fmt: skip
     torch.save(state, checkpoint.with_suffix(".part"))
     checkpoint.with_suffix(".part").replace(checkpoint)
