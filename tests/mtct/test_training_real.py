@@ -157,6 +157,6 @@ def test_a_worker_killed_while_it_is_given_its_work_changes_nothing(train, tmp_p
     broken = train("killed-at-once", *ACCUMULATED, class_names=names)
     assert not marker.exists()
     # Ray Train does not get over this by itself.
-    assert "training ended, and goes on from its last checkpoint" in caplog.text
+    assert "training ended, and resumes from its last checkpoint" in caplog.text
     assert reserved() == []
     assert relative_difference(adapter(broken), adapter(train("cut-4x15", *ACCUMULATED))) < 1e-5

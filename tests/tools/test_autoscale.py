@@ -81,7 +81,10 @@ def test_nodes_come_for_training_and_for_engines_and_go_when_idle(scaled):
     stages = {row["stage"]: row for row in found["stages"]}
     assert stages["flat/mtct"]["nodes_at_start"] == {}
     assert stages["flat/mtct"]["most_nodes"] == {"training": 2}
-    assert stages["flat/mtct"]["demands"] == ["2 x (1.6 CPU) and 1 x (0.25 CPU)"]
+    # As a whole: the controller may find its place before the workers do, but no worker before the other.
+    demands = stages["flat/mtct"]["demands"]
+    assert "2 x (1.6 CPU) and 1 x (0.25 CPU)" in demands
+    assert set(demands) <= {"2 x (1.6 CPU) and 1 x (0.25 CPU)", "2 x (1.6 CPU)"}
     assert stages["flat/sarr-1/candidates"]["nodes_at_end"] == {"engines": 1}
     assert 1 <= stages["flat/sarr-1"]["most_nodes"]["training"] <= 2  # one, if a worker took the engine's
     assert stages[IDLE]["nodes_at_end"] == {}
