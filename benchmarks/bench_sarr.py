@@ -35,7 +35,6 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import ray
-from rich.console import Console
 
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config, SarrConfig
@@ -46,6 +45,7 @@ from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.engines.engine import GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool, engine_environment
 from rdmldg_ray.models.folder import model_folder
+from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.session import ray_session
 from rdmldg_ray.sarr.round import generate_round
 from rdmldg_ray.storage import read_images
@@ -351,7 +351,7 @@ def run_pool(pool: EnginePool, part: pa.Table, config: SarrConfig) -> tuple[int,
 
 def say(text: str) -> None:
     """A line on how it goes; the result alone goes to the standard output."""
-    Console(file=sys.stderr).print(text, highlight=False)
+    plain_console(file=sys.stderr).print(text)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from rdmldg_ray.runs.run_plan import RunPlan, plan_run
 from rdmldg_ray.runs.status import RunStatus, run_status
 from rdmldg_ray.runs.store import RunStore
 from rdmldg_ray.runtime import submission
+from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.runtime.session import connected
 from rdmldg_ray.storage import absolute, check_writable, exists
@@ -101,10 +102,10 @@ def plan_ingest(
 
 def run_ingest(plan: IngestPlan, *, replace: bool = False, console: Console | None = None) -> DatasetInfo:
     """Do what ``plan_ingest`` planned; nothing when it is done already."""
-    console = console or Console()
+    console = console or plain_console()
     root, name = plan.target.root, plan.target.name
     if writing.is_ingested(plan):
-        console.print(f"{name} is on storage already; nothing to do", highlight=False)
+        console.print(f"{name} is on storage already; nothing to do")
         return read_dataset_info(root, name)
     check_writable(root)
     with connected(Config(storage=root), console), progress_bar(console, "images") as bar:
@@ -196,7 +197,7 @@ def run_annotation(
         model: a model to serve here for it, instead of asking an endpoint.
         vllm_arguments: more arguments of ``vllm serve``.
     """
-    console = console or Console()
+    console = console or plain_console()
     if vllm_arguments and not model:
         raise ValueError(_ONLY_SERVED)
     if not annotation.pending:
@@ -296,7 +297,7 @@ def plan(config: Config, *, rates: Calibration | None = None) -> RunPlan:
     """What ``run`` would do, with an estimate of what it takes where there are rates; writes nothing."""
     config = _located(config)
     info = find_info(config.storage, config.data.dataset)
-    return plan_run(Run(config, info, Console()), rates)
+    return plan_run(Run(config, info, plain_console()), rates)
 
 
 def run(config: Config, *, console: Console | None = None) -> RunResults:
@@ -306,7 +307,7 @@ def run(config: Config, *, console: Console | None = None) -> RunResults:
 
 def run_all(configs: Sequence[Config], *, console: Console | None = None) -> list[RunResults]:
     """Run configs one after the other, in one Ray session; each is checked before the first one starts."""
-    console = console or Console()
+    console = console or plain_console()
     configs = [_located(config) for config in configs]
     runs = [
         Run(
@@ -323,7 +324,7 @@ def run_all(configs: Sequence[Config], *, console: Console | None = None) -> lis
     remaining = [one for one in runs if one.remaining()]
     for one in runs:
         if one not in remaining:
-            console.print(f"run '{one.config.name}' is complete; nothing to do", highlight=False)
+            console.print(f"run '{one.config.name}' is complete; nothing to do")
     if remaining:
         with connected(configs[0], console):
             for one in remaining:
@@ -364,7 +365,7 @@ def evaluate(
     Returns:
         Shares of right answers by held-out domain, pathway and ``target_in``, ``target_all``, ``validation``.
     """
-    console = console or Console()
+    console = console or plain_console()
     config = _located(config)
     adapter = check_adapter(adapter) if adapter else None
     evaluated = Run(config, _open_dataset(config), console)
@@ -457,7 +458,7 @@ def analyze(
         analysis: one of ``report.analyses.ANALYSES``; ``options`` are what that takes.
         held_out: the fold; by default the run's first.
     """
-    console = console or Console()
+    console = console or plain_console()
     fold = open_fold(
         resolve_run(run, storage),
         held_out,
@@ -522,7 +523,7 @@ def sweep(config: Config, space: SweepSpace, *, console: Console | None = None) 
     """Try settings, each by its validation accuracy over the held-out folds; an interrupted sweep resumes."""
     config = _located(config)
     info = _open_dataset(config)
-    with connected(config, console or Console()):
+    with connected(config, console or plain_console()):
         from rdmldg_ray.sweeps.tuner import run_sweep, sweep_location
 
         rows = ranked(run_sweep(config, info, space))

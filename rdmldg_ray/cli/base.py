@@ -11,11 +11,11 @@ from inspect import Parameter
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from rdmldg_ray import __version__
 from rdmldg_ray.config.load import load_config, recipe_names
 from rdmldg_ray.config.schema import Config
+from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.errors import RunFailedError, user_error
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
+console = plain_console()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -143,14 +143,12 @@ def report_errors(debug: bool) -> Iterator[None]:
 
 def print_error(message: str) -> None:
     """Print an error's message to stderr."""
-    Console(stderr=True).print(
-        f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True
-    )
+    plain_console(stderr=True).print(f"error: {message}", style="red", soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """Print a line that is neither wrapped nor marked up: it may hold paths and what others wrote."""
-    console.print(message, highlight=False, markup=False, soft_wrap=True)
+    """Print a line that is not wrapped, since it may hold paths."""
+    console.print(message, soft_wrap=True)
 
 
 @contextmanager

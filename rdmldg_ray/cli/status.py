@@ -43,7 +43,7 @@ def status(
 def _screen(found: RunStatus) -> Group:
     table = Table(title=f"run '{found.name}' at {found.location}")
     for column in ("stage", "", "progress"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for stage in found.stages:
         table.add_row(stage.name, Text(stage.status, _STYLES[stage.status]), Text(_progress(stage)))
     lines = [Text(f"{s.name}: {s.text}") for s in found.stages if s.status == "running" and s.text]

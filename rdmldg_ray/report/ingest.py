@@ -35,9 +35,9 @@ def print_ingest(console: Console, plan: IngestPlan, info: DatasetInfo | None) -
     if plan.target.questions:
         notes = [f"{count_questions(plan)} questions, {len(plan.target.classes)} answers"]
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note)
     if info and rejects:
-        console.print(f"rejects and their reasons: {plan.target.rejects()}", highlight=False, soft_wrap=True)
+        console.print(f"rejects and their reasons: {plan.target.rejects()}", soft_wrap=True)
     return {
         "dataset": name,
         "read": info is not None,

@@ -78,8 +78,8 @@ def print_round(console: Console, store: RunStore, stage: Stage, state: State) -
     rejections = read_table(store.rejections_uri(stage.held_out, stage.model))
     for by in ("domain", "label"):
         console.print(rejection_table(rejections, by, f"candidates by {'class' if by == 'label' else by}"))
-    console.print(f"  {round_line(state[stage.name])}", highlight=False)
-    console.print(f"  {shares_line(state, stage.held_out)}", highlight=False)
+    console.print(f"  {round_line(state[stage.name])}")
+    console.print(f"  {shares_line(state, stage.held_out)}")
 
 
 def round_line(summary: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from rdmldg_ray.report.tables import percent
@@ -29,7 +28,7 @@ def rows_table(title: str, rows: Rows, shares: Sequence[str] = ()) -> Table:
         )
     for row in rows:
         cells = [percent(value) if key in shares else _shown(value) for key, value in row.items()]
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     return table
 
 

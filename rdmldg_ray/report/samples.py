@@ -13,6 +13,5 @@ def print_samples(console: Console, chains: list[dict[str, Any]]) -> None:
         verdict = "accepted" if row["accepted"] else f"rejected: {row['reason']}"
         title = Text(f"{row['id']}  candidate {row['candidate']}  {verdict}")
         asked = f"{row['question']} {', '.join(row['options'])}\n\n" if row.get("question") else ""
-        # Text, not markup: what a model wrote is shown as it is.
         body = Text(asked + row["text"])
         console.print(Panel(body, title=title, border_style="green" if row["accepted"] else "red"))

@@ -136,9 +136,7 @@ class Run:
         try:
             for stage in self.remaining():
                 number = self.stages.index(stage) + 1
-                self.console.print(
-                    f"[bold]\\[{number}/{len(self.stages)}] {stage.name}[/bold]", highlight=False
-                )
+                self.console.print(f"[{number}/{len(self.stages)}] {stage.name}", style="bold")
                 self.folds[stage.held_out].run_stage(stage)
         finally:
             self.close()

@@ -76,7 +76,7 @@ class Bar:
         if self.progress:
             self.progress.update(self.task, completed=done, total=total, text=text)
         elif time.monotonic() - self.printed_at >= _PLAIN_LINE_EVERY_S:
-            self.console.print(f"  {self.label}: {done}/{total} {text}".rstrip(), highlight=False)
+            self.console.print(f"  {self.label}: {done}/{total} {text}".rstrip())
             self.printed_at = time.monotonic()
 
 
@@ -94,14 +94,14 @@ def progress_bar(
         yield Bar(console, label, None, printed_at=time.monotonic(), file=file, note=note)
         return
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _RateColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=None, text="")

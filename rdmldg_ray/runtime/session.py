@@ -82,7 +82,7 @@ def connected(config: Config, console: Console) -> Iterator[None]:
     with ExitStack() as stack:
         if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
             logs = stack.enter_context(ray_session(config))
-            console.print(f"logs of Ray, DeepSpeed and vLLM: {logs}", highlight=False, soft_wrap=True)
+            console.print(f"logs of Ray, DeepSpeed and vLLM: {logs}", soft_wrap=True)
         try:
             yield
         except Exception as error:

@@ -16,7 +16,6 @@ import yaml
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
-from rich.console import Console
 
 from rdmldg_ray.config.load import ConfigError
 from rdmldg_ray.config.schema import Config, EnginesConfig
@@ -26,6 +25,7 @@ from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.serving import keeps_engines
 from rdmldg_ray.runs.stage_cache import StageCache
 from rdmldg_ray.runs.store import ZERO_SHOT, RunStore, Stage, State
+from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.storage import as_uri, exists, join, read_bytes, write_bytes
 from rdmldg_ray.sweeps.space import Range, SweepSpace, count_evaluations, score, trial_row
 from rdmldg_ray.sweeps.variants import with_settings
@@ -174,7 +174,7 @@ def _trial(settings: dict[str, Any], base: Config, info: DatasetInfo, pathway: s
     run = Run(
         config=config,
         info=info,
-        console=Console(width=120),
+        console=plain_console(width=120),
         cache=StageCache(config, info, index, lambda key: claimed(claims, key, holder)),
         on_complete=on_complete,
     )

@@ -34,13 +34,3 @@ def test_csv_has_a_header_and_numbers_in_full():
         "mtct,True,12,0.125,inf,",
         '"sarr, 1",False,345,0.98765,12.34,0.00123',
     ]
-
-
-def test_what_looks_like_markup_is_printed_as_it_is():
-    from rich.console import Console
-
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(rows_table("t", [{"token": "[/INST]", "n": 1}, {"token": "[red]", "n": 2}]))
-    assert "[/INST]" in capture.get()
-    assert "[red]" in capture.get()

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
 
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.embedded import find_info
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.store import RunStore, Stage
+from rdmldg_ray.runtime.console import plain_console
 from tools.autoscale.cluster import autoscaling_cluster
 
 NODE_TYPES = {"training": {"CPU": 2, "most": 2}, "engines": {"CPU": 3, "most": 1}}
@@ -269,7 +269,7 @@ def comings_and_goings(samples: list[Sample]) -> list[dict[str, Any]]:
 
 def say(text: str) -> None:
     """A line on how it goes; the result alone goes to the standard output."""
-    Console(file=sys.stderr).print(text, highlight=False, soft_wrap=True)
+    plain_console(file=sys.stderr).print(text, soft_wrap=True)
 
 
 if __name__ == "__main__":
