@@ -15,6 +15,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from rdmldg_ray.config.parse import read_yaml, read_yaml_texts
 from rdmldg_ray.config.schema import Config
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -76,7 +77,7 @@ def parse_config(text: str) -> Config:
 
 def parse_tree(text: str) -> dict[str, Any]:
     """The settings in a config that ``dump_config`` wrote, by the names that they have now."""
-    tree: dict[str, Any] = yaml.safe_load(text)
+    tree = _read_settings(text, "config.yaml")
     for path, now in _RENAMED.items():
         *parents, before = path.split(".")
         section = tree
@@ -117,25 +118,41 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         raise ConfigError(
             f"no recipe '{recipe}'{_nearest(recipe, recipe_names())}; or give a path to a .yaml file"
         )
+    return _read_settings(path.read_bytes(), str(path))
+
+
+def _read_settings(data: str | bytes, source: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        tree, texts = read_yaml(data, source) or {}, read_yaml_texts(data, source)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of settings, not a {type(tree).__name__}")
+        raise ConfigError(f"{source}: a recipe is a mapping of settings, not a {type(tree).__name__}")
+    _keep_texts(tree, texts, [])
     return tree
+
+
+def _keep_texts(tree: dict[str, Any], texts: dict[str, Any], above: list[str]) -> None:
+    """Put back what is written where a setting is a text: the domains ``010`` and ``1.10`` are no numbers."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _keep_texts(value, texts[key], [*above, key])
+        elif value is not None and _is_text([*above, key]):
+            tree[key] = texts[key]
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}' is not of the form key.path=value, such as sarr.rounds=2")
-    # YAML 1.1 reads 1e-3 as a string; pydantic makes it a number where a number is due.
+    path = key.split(".")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = (read_yaml_texts if _is_text(path) else read_yaml)(text, f"override '{override}'")
+    except ValueError as error:
+        if "given twice" in str(error):
+            raise ConfigError(str(error)) from None
         value = text
-    *parents, leaf = key.split(".")
+    *parents, leaf = path
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
@@ -156,11 +173,26 @@ def _explain(item: Any) -> str:
     return f"  {path}: {message} (given: {item['input']!r})"
 
 
+def _is_text(path: list[str]) -> bool:
+    """Whether the setting at a path is a text, or a list of them."""
+    section: Any = Config
+    for part in path[:-1]:
+        section = _section(section, part)
+    field = section.model_fields.get(path[-1]) if section else None
+    return field is not None and field.annotation in (str, str | None, list[str])
+
+
+def _section(above: Any, name: str) -> Any:
+    """The section of a name below another, or None."""
+    field = above.model_fields.get(name) if above else None
+    parts = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((part for part in parts if hasattr(part, "model_fields")), None)
+
+
 def _keys_beside(location: list[str]) -> list[str]:
     section: Any = Config
     for part in location[:-1]:
-        annotation = section.model_fields[part].annotation
-        section = next(a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields"))
+        section = _section(section, part)
     return list(section.model_fields)
 
 

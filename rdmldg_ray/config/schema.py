@@ -21,6 +21,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_have_defaults(cls, given: Any) -> Any:
+        """``lora:`` with nothing below it is a section that sets nothing."""
+        if not isinstance(given, dict):
+            return given
+        sections = {
+            name
+            for name, field in cls.model_fields.items()
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        }
+        return {key: value for key, value in given.items() if value is not None or key not in sections}
+
 
 def as_list(value: Any) -> Any:
     """On the command line a list may be written ``a,b`` and a list of one ``a``."""

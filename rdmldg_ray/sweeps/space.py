@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rdmldg_ray.config.load import SPACES, ConfigError
+from rdmldg_ray.config.parse import read_yaml
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.runs.store import ZERO_SHOT, Stage, stages_of
 from rdmldg_ray.sweeps.variants import with_settings
@@ -106,12 +106,12 @@ def load_space(space: str, config: Config) -> SweepSpace:
         names = ", ".join(space_names())
         raise ConfigError(f"no space '{space}'; there are: {names}; or give a path to a .yaml file")
     try:
-        found = SweepSpace.model_validate(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        found = SweepSpace.model_validate(read_yaml(path.read_bytes(), str(path)))
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigError("\n".join([f"{path} is not valid:", *lines])) from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     check_space(found, config)
     return found
 

@@ -67,6 +67,15 @@ def test_an_empty_recipe_has_all_defaults(recipe):
         ("sarr.temperatures=[0.5, 1]", "sarr.temperatures", [0.5, 1.0]),
         ("sarr.temperatures=0.5,1e0", "sarr.temperatures", [0.5, 1.0]),
         ("name=1e5", "name", "1e5"),
+        ("name=010", "name", "010"),
+        ("data.held_out=no", "data.held_out", ["no"]),
+        (
+            "data.held_out=[010, 1.10, true, 2024-05-01]",
+            "data.held_out",
+            ["010", "1.10", "true", "2024-05-01"],
+        ),
+        ("data.held_out=1e5", "data.held_out", ["1e5"]),
+        ("data.dataset=2024", "data.dataset", "2024"),
         ("evaluation.zero_shot=false", "evaluation.zero_shot", False),
         ("storage=s3://bucket/some prefix", "storage", "s3://bucket/some prefix"),
         ("mtct.weights={direct: 2, reasoning: 0.5}", "mtct.weights.direct", 2.0),
@@ -114,6 +123,8 @@ def test_an_unknown_key_is_named_by_its_path_with_the_nearest_name(override, lin
         ("mtct.epochs=many", "mtct.epochs"),
         ("mtct.epochs=0", "mtct.epochs"),
         ("mtct.epochs=1.5", "mtct.epochs"),
+        ("mtct.epochs=yes", "mtct.epochs"),
+        ("mtct.epochs=2024-05-01", "mtct.epochs"),
         ("mtct.learning_rate=-1", "mtct.learning_rate"),
         ("data.holdout_fraction=1", "data.holdout_fraction"),
         ("data.augment=some", "data.augment"),
@@ -268,3 +279,26 @@ def test_a_config_of_release_0_1_0_is_read_by_its_names_now():
 def test_a_setting_by_its_name_of_release_0_1_0_is_told_its_name_now():
     with pytest.raises(ConfigError, match=r"mtct\.schedule: is called lr_scheduler now"):
         load_config("demo", ["mtct.schedule=linear"])
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("name: 010", "name", "010"),
+        ("data: {held_out: [no, 1.10, 2024-05-01]}", "data.held_out", ["no", "1.10", "2024-05-01"]),
+        ("data: {dataset: 2024, chains: off}", "data.chains", "off"),
+        ("lora:\nmtct: {epochs: 2}", "lora.rank", 8),
+        ("sarr: {training: }", "sarr.rounds", 3),
+    ],
+)
+def test_a_recipe_is_read_as_it_is_written(recipe, text, path, value):
+    config = load_config(recipe(text))
+    for part in path.split("."):
+        config = getattr(config, part)
+    assert config == value
+
+
+def test_what_is_dumped_is_read_as_it_was():
+    settings = ["name=010", "data.held_out=[no, 1.10, 1e5, true, 2024-05-01]", "mtct.learning_rate=1e-5"]
+    config = load_config("demo", settings)
+    assert parse_config(dump_config(config)) == config
