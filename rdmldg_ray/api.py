@@ -551,7 +551,7 @@ def submit(
         address: of the cluster's dashboard, such as ``http://127.0.0.1:8265``.
         storage: where the job would write, which must mean the same on every node.
     """
-    submission.check_shared(storage)
+    submission.check_shared("--storage", storage)
     return submission.submit_job(address, job, list(arguments))
 
 

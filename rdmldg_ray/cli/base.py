@@ -133,12 +133,15 @@ def report_errors(debug: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        failed = isinstance(error, RunFailedError)
-        told = error if failed else user_error(error)
+        told = error if isinstance(error, RunFailedError) else user_error(error)
+        if told is None and isinstance(error, OSError) and error.strerror:
+            # A file or folder of the user's, a full disk, a closed terminal.
+            where = "" if error.filename is None else f"{error.filename}: "
+            told = RunFailedError(f"{where}{error.strerror}")
         if told is None or debug:
             raise
         print_error(str(told))
-        raise typer.Exit(1 if failed else 2) from None
+        raise typer.Exit(1 if isinstance(told, RunFailedError) else 2) from None
 
 
 def print_error(message: str) -> None:

@@ -6,8 +6,9 @@ import typer
 
 from rdmldg_ray import api
 from rdmldg_ray.cli.base import Ended, app, command, console, read_recipe, say
+from rdmldg_ray.models.folder import looks_local
 from rdmldg_ray.runs.resolve import DEFAULT_STORAGE
-from rdmldg_ray.runtime.submission import Job, RemoteJob
+from rdmldg_ray.runtime.submission import Job, RemoteJob, check_shared
 
 Address = Annotated[
     str,
@@ -48,8 +49,14 @@ def _storage(context: typer.Context, job: Job, arguments: list[str]) -> str:
     group = context.parent.command
     command = group.get_command(context.parent, job)  # type: ignore[attr-defined]
     given = command.make_context(job, list(arguments), parent=context.parent).params
+    for name in ("source", "chains"):
+        if isinstance(given.get(name), str):
+            check_shared(name.upper(), given[name])
     if "recipe" in given:
-        return read_recipe(given["recipe"], given["overrides"], given["storage"]).storage
+        config = read_recipe(given["recipe"], given["overrides"], given["storage"])
+        if looks_local(config.model.path):
+            check_shared("model.path", config.model.path)
+        return config.storage
     return given["storage"] or DEFAULT_STORAGE
 
 

@@ -36,21 +36,22 @@ def stage_files(folder: Path, arguments: list[str]) -> list[str]:
     shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     staged = []
     for argument in arguments:
-        path = Path(argument)
+        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        path = Path(value)
         if path.suffix in (".yaml", ".yml") and path.is_file():
             if (folder / path.name).exists():
-                raise ValueError(f"{argument}: another file of the same name is sent; rename one of them")
+                raise ValueError(f"{value}: another file of the same name is sent; rename one of them")
             shutil.copy(path, folder / path.name)
-            argument = path.name
+            argument = f"{option}{equals}{path.name}"
         staged.append(argument)
     return staged
 
 
-def check_shared(storage: str) -> None:
-    """Raise ValueError for a storage that means another place on each node."""
-    if "://" not in storage and not storage.startswith("/"):
+def check_shared(what: str, location: str) -> None:
+    """Raise ValueError for a location that means another place on each node, naming what it is of."""
+    if "://" not in location and not location.startswith("/"):
         raise ValueError(
-            f"--storage: '{storage}' would be a folder of the job's own, gone with it; give "
+            f"{what}: '{location}' would be a folder of the job's own, gone with it; give "
             "s3://bucket/prefix, or an absolute path that all nodes share"
         )
 
@@ -64,12 +65,15 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    if not address.startswith(("http://", "https://")):
+        raise ValueError(f"--address: '{address}' is not a URL; give the dashboard's, as http://host:8265")
     try:
         client = JobSubmissionClient(address)
         client.list_jobs()  # the version, which the client asks for by itself, is told without a token
         return client
-    except (AuthenticationError, ConnectionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+    # KeyError, ValueError: what answers is another kind of server.
+    except (AuthenticationError, ConnectionError, RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(
             f"no job server at {address}: {reason}; is the tunnel to the dashboard open, and the cluster's "
             "token set (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -80,6 +81,10 @@ def group():
         raise RunFailedError("no resources")
 
     @command(group)
+    def writes(file: str):
+        Path(file).write_text("")
+
+    @command(group)
     def broken():
         raise KeyError("a bug")
 
@@ -110,6 +115,14 @@ def test_an_error_ends_with_its_message_and_code(group, name, code, message):
     result = call(group, name, "--json")
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"error: {message}\n")
     assert str(call(group, name, "--debug").exception) == message
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("/proc/x", "No such file or directory"), ("/", "Is a directory")]
+)
+def test_a_file_that_cannot_be_written_is_named(group, file, message):
+    result = call(group, "writes", file)
+    assert (result.exit_code, result.stderr) == (1, f"error: {file}: {message}\n")
 
 
 def test_a_bug_keeps_its_traceback(group):

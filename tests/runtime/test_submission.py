@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from rdmldg_ray.cli import app
 from rdmldg_ray.cli.base import report_errors
 from rdmldg_ray.runtime.errors import RunFailedError
-from rdmldg_ray.runtime.submission import stage_files
+from rdmldg_ray.runtime.submission import connect, stage_files
 from tests.helpers.repository import ROOT
 
 JOBS = ROOT / "jobs"
@@ -43,6 +43,21 @@ def test_a_recipe_elsewhere_is_named_as_it_is_sent(tmp_path):
     assert stage_files(tmp_path / "sent", [f"{tmp_path}/a/mine.yaml", "x=1"]) == ["mine.yaml", "x=1"]
 
 
+def test_a_file_in_any_form_of_option_is_sent(tmp_path):
+    (tmp_path / "space.yaml").write_text("{}\n")
+    (tmp_path / "sent").mkdir()
+    arguments = [f"--space={tmp_path}/space.yaml", "--trials=0", "x=1", f"x={tmp_path}/space.yaml"]
+    staged = stage_files(tmp_path / "sent", arguments)
+    assert staged == ["--space=space.yaml", *arguments[1:]]
+    assert (tmp_path / "sent/space.yaml").is_file()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2:7712", "auto", "ray://127.0.0.1:10001", ""])
+def test_an_address_that_is_no_url_is_refused_at_once(address):
+    with pytest.raises(ValueError, match="give the dashboard's, as http://"):
+        connect(address)
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     for folder in ("a", "b", "sent"):
         (tmp_path / folder).mkdir()
@@ -63,6 +78,14 @@ def test_two_files_of_one_name_are_refused(tmp_path):
         (["iconbed", "--storage", "s3://bucket/x", "--trails", "0"], "No such option: --trails"),
         (["--job", "sweep", "iconbed", "--storage", "s3://bucket/x"], "Missing option '--space'"),
         (["--job", "ingest", "s3://bucket/data", "--dataset", "pacs"], "would be a folder of the job's own"),
+        (
+            ["--job", "ingest", "data", "--dataset", "pacs", "--storage", "s3://bucket/x"],
+            "SOURCE: 'data' would be a folder of the job's own",
+        ),
+        (
+            ["iconbed", "--storage", "s3://bucket/x", "model.path=./mine"],
+            "model.path: './mine' would be a folder of the job's own",
+        ),
     ],
 )
 def test_wrong_usage_is_found_before_anything_is_sent(arguments, message):
