@@ -55,7 +55,7 @@ fill() {
 echo "installing the pinned packages into .venv (3 GB, a few minutes), with $("$python" --version)"
 rm -rf .venv
 "$python" -m venv .venv
-if command -v uv >/dev/null && fill uv pip install --python .venv/bin/python; then
+if command -v uv >/dev/null && fill uv pip install --compile-bytecode --python .venv/bin/python; then
     :
 else
     if command -v uv >/dev/null; then echo "uv could not install the pins: going on with pip"; fi

@@ -1,6 +1,6 @@
-"""Ray Train's trainer, less a leak of resources.
+"""Ray Train's trainer, less a leak of resources and a hold on Ctrl-C.
 
-The callbacks have no public way in: https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/api/data_parallel_trainer.py#L205
+There is no public way to either: https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/api/data_parallel_trainer.py#L205
 """
 
 from typing import Any
@@ -27,6 +27,9 @@ class RayTrainer(TorchTrainer):
         # Before all others, since the first of them that fails is the last that is called.
         default = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the old trainer
         return [_FreesRoom(), *default]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C alone: Ray's handler outlives the training, and ends the program with exit code 0."""
 
 
 class _FreesRoom(ControllerCallback, WorkerGroupCallback):

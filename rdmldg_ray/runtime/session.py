@@ -6,8 +6,10 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -61,6 +63,9 @@ def ray_session(config: Config) -> Iterator[str]:
         log_to_driver=False,
         runtime_env={"env_vars": _worker_environment(config)},
     )
+    if threading.current_thread() is threading.main_thread():
+        # As Ctrl-C does: Ray's own handlers print a trace of C++ or leave with exit code 15.
+        signal.signal(signal.SIGTERM, _terminate)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = DataContext.get_current()
     data.enable_progress_bars = False
@@ -90,6 +95,10 @@ def connected(config: Config, console: Console) -> Iterator[None]:
             if told is None:
                 raise
             raise RunFailedError(str(told)) from error
+
+
+def _terminate(number: int, _: Any) -> None:
+    sys.exit(128 + number)
 
 
 def _set_up_environment(own: bool) -> None:
