@@ -143,9 +143,11 @@ def _keep_texts(tree: dict[str, Any], texts: dict[str, Any], above: list[str]) -
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override '{override}' is not of the form key.path=value, such as sarr.rounds=2")
     path = key.split(".")
+    if not separator or not all(path):
+        raise ConfigError(f"override '{override}' is not of the form key.path=value, such as sarr.rounds=2")
+    if not _is_utf8(override):
+        raise ConfigError(f"override {override!a} has bytes that are not UTF-8")
     try:
         value = (read_yaml_texts if _is_text(path) else read_yaml)(text, f"override '{override}'")
     except ValueError as error:
@@ -158,6 +160,15 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"override '{override}': '{parent}' is a value, not a section")
     tree[leaf] = value
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text can be written: what a shell passes on may hold any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explain(item: Any) -> str:
