@@ -21,6 +21,7 @@ from rdmldg_ray.cli.base import (
     say,
 )
 from rdmldg_ray.config.load import dump_config
+from rdmldg_ray.report.demo import print_demo_end
 from rdmldg_ray.report.tables import domain_table, percent, summary_table, time_table
 from rdmldg_ray.runs import estimate
 from rdmldg_ray.runs.results import RunResults
@@ -34,7 +35,15 @@ def demo(overrides: Overrides = None, dry_run: DryRun = False, storage: str | No
     config = read_recipe("demo", overrides, storage)
     if dry_run:
         return {"runs": [print_plan(api.plan(config))]}
-    return {"runs": [print_results(api.run(config, console=console))]}
+    done = api.run(config, console=console)
+    document = print_results(done)
+    print_demo_end(console, done)
+    report = api.report([done.location], f"{done.name}-report.html")
+    say("next: `rdmldg show demo --verdict rejected` prints chains that the filter rejected;")
+    say("      `rdmldg run iconbed` holds out each of the four domains in turn, in about an hour;")
+    say("      docs/own-data.md tells how to bring your own images")
+    say(f"report with curves and a gallery of chains: {report}")
+    return {"runs": [document], "report": str(report)}
 
 
 @command(app)
