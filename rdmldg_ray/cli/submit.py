@@ -50,7 +50,7 @@ def _storage(context: typer.Context, job: Job, arguments: list[str]) -> str:
     given = command.make_context(job, list(arguments), parent=context.parent).params
     if "recipe" in given:
         return read_recipe(given["recipe"], given["overrides"], given["storage"]).storage
-    return given["storage"] or DEFAULT_STORAGE
+    return DEFAULT_STORAGE if given["storage"] is None else given["storage"]
 
 
 def _follow(job: RemoteJob) -> dict[str, Any]:

@@ -277,9 +277,9 @@ def test_a_name_that_leads_out_of_the_folder_is_refused_before_anything_is_copie
     listed = [f"{tmp_path}/from/good", f"{tmp_path}/from/{name}"]
     storage.write_bytes(listed[0], b"")
     monkeypatch.setattr("rdmldg_ray.storage.copy.list_files", lambda location: listed)
-    with pytest.raises(StorageError, match="leads out of the folder; remove or rename the file"):
+    with pytest.raises(StorageError, match=r"leads out of its folder, .*; remove or rename it"):
         storage.download_folder(f"{tmp_path}/from", tmp_path / "to/below")
-    with pytest.raises(StorageError, match="leads out of the folder"):
+    with pytest.raises(StorageError, match="leads out of its folder"):
         storage.copy_folder(f"{tmp_path}/from", f"{tmp_path}/to/below")
     assert not (tmp_path / "to").exists()
 
