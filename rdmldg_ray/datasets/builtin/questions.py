@@ -11,7 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdmldg_ray.datasets.builtin.iconbed import iconbed_file, iconbed_samples, write_builtin
+from rdmldg_ray.datasets.builtin.iconbed import (
+    iconbed_file,
+    iconbed_samples,
+    packed_content,
+    write_builtin,
+)
 from rdmldg_ray.datasets.schema import QUESTION_SCHEMA, SAMPLE_SCHEMA, DatasetInfo
 from rdmldg_ray.domainbed.catalogue import ICONBED
 
@@ -28,6 +33,7 @@ def iconbed_vqa_info() -> DatasetInfo:
         classes=tuple(sorted({row["label"] for row in rows})),
         counts={domain: sum(row["domain"] == domain for row in rows) for domain in ICONBED.environments},
         questions=True,
+        **packed_content("iconbed.parquet", FILE),
     )
 
 
@@ -35,11 +41,11 @@ def write_iconbed_vqa(root: str) -> None:
     """Write the set and its chains to storage; does nothing when the same content is there.
 
     Raises:
+        ValueError: when a data set of another origin has its name there.
         StorageError: when the storage cannot be written.
     """
-    packed = [iconbed_file("iconbed.parquet"), iconbed_file(FILE)]
     write_builtin(
-        root, iconbed_vqa_info(), packed, lambda: (_samples(), pq.read_table(io.BytesIO(packed[1])))
+        root, iconbed_vqa_info(), lambda: (_samples(), pq.read_table(io.BytesIO(iconbed_file(FILE))))
     )
 
 
