@@ -131,8 +131,8 @@ def import_chains(
     Raises:
         ValueError: with one line for each bad chain: file, line, what is wrong and the remedy.
     """
-    info = read_dataset_info(root, dataset)
     there = chains_location(root, dataset, teacher)
+    info = read_dataset_info(root, dataset)
     if storage.list_files(storage.join(there, "_journal")):
         raise ValueError(
             f"{there}: holds answers of a teacher from an annotation that did not end; run the annotation "

@@ -45,10 +45,10 @@ def _current_version(root: str, name: str, teacher: str, there: Sequence[str]) -
     """The version of the chains that count, of the files that are there."""
     location = storage.join(chains_location(root, name, teacher), CHAINS_FILE)
     if storage.folder_prefix(chains_location(root, name, teacher)) + CHAINS_FILE in there:
-        found = storage.read_json(location)
-        if not isinstance(found, dict) or not isinstance(found.get("version"), str):
+        version = (read_description(location) or {}).get("version")
+        if not isinstance(version, str):
             raise ValueError(f"{location}: does not name a version of the chains; import the chains again")
-        return str(found["version"])
+        return version
     versions = {part_version(file) for file in there}
     if versions <= {""}:
         return ""

@@ -106,6 +106,7 @@ def plan_ingest(
     Raises:
         ValueError: when the source is not such a tree, or not the data set of that name.
     """
+    check_dataset_name(dataset)
     source = open_source(location)
     files, unread = source.list()
     layout = find_image_folder(location, files, dataset)
@@ -119,17 +120,22 @@ def plan_ingest(
     )
 
 
+def check_dataset_name(name: str) -> None:
+    """Raise ValueError for what cannot be the name of an ingested data set."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"'{name}' is no name for a data set; use letters, digits and . _ -")
+    check_name("the data set", name)
+    if is_embedded(name):
+        raise ValueError(
+            f"'{name}' is the data set in the package, which needs no ingest; ingest your own under another "
+            "name (--dataset custom --name NAME)"
+        )
+
+
 def make_plan(
     source: Source, target: Destination, layout: ImageFolder, rejects: Sequence[Reject], max_rejects: float
 ) -> IngestPlan:
     """The plan for what a source was found to hold; raises as ``plan_ingest``."""
-    if not _NAME.fullmatch(target.name):
-        raise ValueError(f"'{target.name}' is no name for a data set; use letters, digits and . _ -")
-    if is_embedded(target.name):
-        raise ValueError(
-            f"'{target.name}' is the data set in the package, which needs no ingest; ingest your own under "
-            "another name (--dataset custom --name NAME)"
-        )
     for environment in layout.environments:
         check_name("the environment", environment)
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
