@@ -6,7 +6,6 @@ the version of the data set itself. So chains that replace others are written be
 place when chains.json is written.
 """
 
-import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -84,20 +83,6 @@ def read_chain_file(location: str, columns: list[str] | None = None) -> pa.Table
         place = min(CHAIN_SCHEMA.get_field_index(_IMAGE), table.num_columns)
         table = table.add_column(place, _IMAGE, pa.nulls(len(table), pa.string()))
     return table
-
-
-def chains_digest(chains: pa.Table) -> str:
-    """A hash of chains that does not depend on their order or on how they are dealt out to files.
-
-    Args:
-        chains: with at least the columns ``id``, ``candidate``, ``text`` and ``accepted``.
-    """
-    columns = chains.select(["id", "candidate", "text", "accepted"])
-    digest = hashlib.sha256()
-    for batch in columns.sort_by([("id", "ascending"), ("candidate", "ascending")]).to_batches():
-        for row in batch.to_pylist():
-            digest.update(repr(tuple(row.values())).encode())
-    return digest.hexdigest()
 
 
 def write_chains(root: str, name: str, teacher: str, chains: Mapping[str, pa.Table]) -> None:

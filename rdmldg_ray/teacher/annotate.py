@@ -265,6 +265,7 @@ class _Run:
             "reason": verdict.reason,
             "prompt_version": TEACHER_PROMPT_VERSION,
             "model": answer.model,
+            "image_sha256": sample["sha256"],
             "prompt_tokens": answer.prompt_tokens,
             "answer_tokens": answer.answer_tokens,
             "cost": None

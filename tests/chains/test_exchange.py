@@ -255,6 +255,20 @@ def test_a_place_without_chains_is_told(local, tmp_path, name):
         import_chains(str(tmp_path / name), local, "mini", "elsewhere")
 
 
+@pytest.mark.parametrize("bad", ["mini/../../../evil.png", "/evil.png", "mini/..\\evil.png"])
+def test_an_export_writes_nothing_outside_of_its_folder(local, tmp_path, bad):
+    for kind in ("index", "samples"):
+        for file in storage.list_files(join(dataset_location(local, "mini"), kind, "flat")):
+            rows = storage.read_table(file)
+            ids = [bad, *rows["id"].to_pylist()[1:]]
+            storage.write_table(file, rows.set_column(rows.schema.get_field_index("id"), "id", pa.array(ids)))
+    table = read_chains(local, "mini", "rules", ["flat"]).slice(0, 1)
+    write_chains(local, "mini", "bad", {"flat": table.set_column(0, "id", pa.array([bad]))})
+    with pytest.raises(ValueError, match=r"the sample's id .* leads out of its folder"):
+        export_chains(local, "mini", "bad", str(tmp_path / "a/b/c"), "sharegpt")
+    assert not list(tmp_path.rglob("evil*"))
+
+
 def test_chains_of_other_domains_are_not_opened(local):
     before = read_chains(local, "mini", "rules", ["flat", "sketch"])
     for file in storage.list_files(join(dataset_location(local, "mini"), "chains/rules/paint")):

@@ -1,12 +1,13 @@
 import json
 import shutil
+from contextlib import suppress
 
 import pyarrow as pa
 import pytest
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.imports import import_chains
-from rdmldg_ray.chains.store import chains_digest, read_chains, write_chains
+from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, chains_location, read_dataset_info
 from rdmldg_ray.storage import StorageError
@@ -82,10 +83,8 @@ def test_a_replacement_leaves_nothing_of_what_it_replaced(tmp_path):
 def test_the_first_chains_that_die_are_none(tmp_path):
     (tmp_path / "before").mkdir()
     for root in killed_at_each_step(tmp_path / "before", lambda root: write_chains(root, "mini", "gpt", OLD)):
-        try:
+        with suppress(StorageError):  # there are none yet
             assert texts(root) == ["a", "b", "c"]
-        except StorageError as error:
-            assert "no chains for flat, paint" in str(error)
         write_chains(root, "mini", "gpt", OLD)
         assert texts(root) == ["a", "b", "c"]
 
@@ -203,12 +202,3 @@ def test_chains_of_earlier_releases_know_no_image(tmp_path):
     assert read_chains(root, "mini", "gpt", ["flat"])["image_sha256"].to_pylist() == [None, "1"]
     few = read_chains(root, "mini", "gpt", ["flat"], ["id", "image_sha256"])
     assert few.to_pylist() == [{"id": "s0", "image_sha256": None}, {"id": "s0", "image_sha256": "1"}]
-
-
-def test_a_digest_is_that_of_the_chains_and_not_of_their_files():
-    chains = table("a", "b", "c")
-    digest = chains_digest(chains)
-    assert chains_digest(chains.take([2, 0, 1])) == digest
-    assert chains_digest(pa.concat_tables([chains.slice(1), chains.slice(0, 1)])) == digest
-    others = [table("a", "b"), table("a", "b", "d"), table("a", "b", "c", accepted=False)]
-    assert len({digest, *map(chains_digest, others)}) == 4

@@ -53,6 +53,17 @@ def test_an_ingest_names_what_is_wrong_with_the_source(pacs, tmp_path):
     )
 
 
+@pytest.mark.parametrize("how", [["--dry-run"], []])
+def test_a_name_that_is_taken_is_told_before_ray_starts(pacs, tmp_path, how):
+    described = tmp_path / "datasets/mine/dataset.json"
+    described.parent.mkdir(parents=True)
+    described.write_text('{"name": "mine", "content": "other"}')
+    command = ("ingest", str(pacs), "--dataset", "custom", "--name", "mine", "--storage", str(tmp_path), *how)
+    assert "there is a data set 'mine' with other content" in error_of(*command)
+    assert rdmldg(*command, "--dry-run", "--replace").exit_code == 0
+    assert described.read_text() == '{"name": "mine", "content": "other"}'
+
+
 def test_planning_an_ingest_imports_nothing_heavy(pacs, tmp_path):
     command = ["ingest", str(pacs), "--dataset", "pacs", "--storage", str(tmp_path), "--dry-run"]
     script = (
