@@ -71,6 +71,8 @@ _INFO_FILE = "dataset.json"
 CHAINS_FILE = "chains.json"
 PART = "part-{:05d}.parquet"
 _VERSION = re.compile(r"-([0-9a-f]{12})\.parquet")
+# What an ingest writes for a version, and what release 0.1.0 left beside it.
+_OF_VERSIONS = re.compile(r"(samples|index|rejects)/|unpacked|ingest\.json")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class DatasetInfo:
 def part_name(number: int, version: str = "") -> str:
     """The name of a part, of a version of the data set or of chains."""
     return PART.format(number).replace(".", f"-{version}." if version else ".")
+
+
+def version_of(content: str) -> str:
+    """The version of the parts of a data set, by the hash of what it is made from."""
+    return content[:12]
 
 
 def of_version(files: Iterable[str], version: str) -> list[str]:
@@ -223,10 +230,12 @@ def read_description(info_file: str) -> dict[str, Any] | None:
 
 
 def sweep_parts(root: str, name: str, version: str) -> None:
-    """Remove what is of other versions than the one that counts, and what a broken-off ingest left."""
+    """Remove what is of other versions than the one that counts, and what a broken-off ingest left.
+
+    Files of this version stay, those too that another process is about to write.
+    """
     folder = dataset_location(root, name)
-    for kind in ("samples", "index", "rejects"):
-        for file in storage.list_files(storage.join(folder, kind)):
-            if part_version(file) != version:
-                storage.delete_file(file)
-    storage.delete_file(storage.join(folder, "ingest.json"))  # as release 0.1.0 left it
+    prefix = storage.folder_prefix(folder)
+    for file in storage.list_files(folder):
+        if _OF_VERSIONS.match(file.removeprefix(prefix)) and f"-{version}." not in file:
+            storage.delete_file(file)

@@ -367,6 +367,7 @@ def test_wherever_a_replacing_ingest_dies_there_is_the_old_data_set_or_the_new(t
         assert images_of(root) == as_read(OTHER_PETS)
         version = read_dataset_info(root, "pets").version
         assert len(parts_of(root)) == 4 and all(version in part for part in parts_of(root))
+        assert len(storage.list_files(dataset_location(root, "pets"))) == 5
     assert seen[0] == as_read(PETS) and seen[-1] == as_read(OTHER_PETS) and len(seen) > 8
 
 
@@ -414,6 +415,21 @@ def test_of_two_ingests_at_once_the_first_one_to_end_stays(tmp_path, pets, repla
         ingest_pets(pets, root, another_meanwhile, replace_other=True)
     assert images_of(root) == as_read(OTHER_PETS)
     ingest_pets(pets, root, replace_other=True)
+    assert images_of(root) == as_read(PETS)
+
+
+def test_two_ingests_of_the_same_at_once_both_end_well(tmp_path, pets):
+    root = str(tmp_path / "root")
+
+    def the_same_meanwhile(source, target, shards):
+        yield from run_here(source, target, shards)
+        about_to_be = f"{target.part(shards[0])}.0123.tmp"
+        storage.write_bytes(about_to_be, b"")
+        ingest_pets(pets, root)
+        assert storage.exists(about_to_be), "a file that another process writes was removed"
+        storage.delete_file(about_to_be)
+
+    ingest_pets(pets, root, the_same_meanwhile)
     assert images_of(root) == as_read(PETS)
 
 

@@ -26,6 +26,7 @@ from rdmldg_ray.datasets.schema import (
     part_version,
     read_description,
     sweep_parts,
+    version_of,
     write_samples,
 )
 from rdmldg_ray.domainbed.catalogue import ICONBED
@@ -43,20 +44,21 @@ def iconbed_file(file_name: str) -> bytes:
 def iconbed_info() -> DatasetInfo:
     """What the embedded data set holds, read without its images."""
     packed = pq.read_table(io.BytesIO(iconbed_file("iconbed.parquet")), columns=["domain", "label"])
+    content = packed_content("iconbed.parquet", "chains.parquet")
     return DatasetInfo(
         name=ICONBED.name,
         environments=tuple(sorted(set(packed["domain"].to_pylist()))),
         classes=tuple(sorted(set(packed["label"].to_pylist()))),
         counts=dict(Counter(packed["domain"].to_pylist())),
-        **packed_content("iconbed.parquet", "chains.parquet"),
+        content=content,
+        version=version_of(content),
     )
 
 
 @lru_cache
-def packed_content(*file_names: str) -> dict[str, str]:
-    """``content`` and ``version`` of a data set that is made from files of this package."""
-    content = hashlib.sha256(_LAYOUT_VERSION.encode() + b"".join(map(iconbed_file, file_names))).hexdigest()
-    return {"content": content, "version": content[:12]}
+def packed_content(*file_names: str) -> str:
+    """The content of a data set that is made from files of this package: their hash."""
+    return hashlib.sha256(_LAYOUT_VERSION.encode() + b"".join(map(iconbed_file, file_names))).hexdigest()
 
 
 def iconbed_samples() -> pa.Table:

@@ -17,7 +17,7 @@ from rdmldg_ray.datasets.builtin.iconbed import (
     packed_content,
     write_builtin,
 )
-from rdmldg_ray.datasets.schema import QUESTION_SCHEMA, SAMPLE_SCHEMA, DatasetInfo
+from rdmldg_ray.datasets.schema import QUESTION_SCHEMA, SAMPLE_SCHEMA, DatasetInfo, version_of
 from rdmldg_ray.domainbed.catalogue import ICONBED
 
 NAME = "iconbed-vqa"
@@ -27,13 +27,15 @@ FILE = "questions.parquet"
 def iconbed_vqa_info() -> DatasetInfo:
     """What the set holds, read without its images."""
     rows = _rows(["label", "domain"])
+    content = packed_content("iconbed.parquet", FILE)
     return DatasetInfo(
         name=NAME,
         environments=ICONBED.environments,
         classes=tuple(sorted({row["label"] for row in rows})),
         counts={domain: sum(row["domain"] == domain for row in rows) for domain in ICONBED.environments},
         questions=True,
-        **packed_content("iconbed.parquet", FILE),
+        content=content,
+        version=version_of(content),
     )
 
 

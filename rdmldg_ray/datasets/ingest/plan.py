@@ -12,7 +12,7 @@ from rdmldg_ray.config.names import check_name
 from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, open_source
 from rdmldg_ray.datasets.ingest.image_folder import ImageFolder, find_image_folder
-from rdmldg_ray.datasets.schema import dataset_location, part_name, samples_location
+from rdmldg_ray.datasets.schema import dataset_location, part_name, samples_location, version_of
 
 DEFAULT_MAX_REJECTS = 0.01
 
@@ -21,7 +21,6 @@ _LAYOUT_VERSION = "1"
 _SHARD_BYTES = 32 * 1024 * 1024
 _SHARD_FILES = 2048
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_VERSION_DIGITS = 12
 _REJECTS_SHOWN = 5
 
 
@@ -148,7 +147,7 @@ def make_plan(
         digest.update(f"{reject.path}\0{reject.reason}\n".encode())
     plan = IngestPlan(
         source=source,
-        target=replace(target, version=digest.hexdigest()[:_VERSION_DIGITS]),
+        target=replace(target, version=version_of(digest.hexdigest())),
         layout=layout,
         rejects=rejects,
         shards=list(_shards(layout)),
