@@ -87,8 +87,8 @@ def test_chains_go_out_and_in(tmp_path, monkeypatch, form):
     assert result.exit_code == 0, result.output
     assert f"90 chains in {tmp_path}/store/datasets/mini/chains/back: 90 accepted" in result.output
     chains = Path("store/datasets/mini/chains").absolute()
-    back, rules = (read_table(str(chains / name)).drop_columns(["image_sha256"]) for name in ("back", "rules"))
-    assert back.equals(rules)
+    back, rules = (read_table(str(chains / teacher)) for teacher in ("back", "rules"))
+    assert back.drop_columns(["image_sha256"]).equals(rules.drop_columns(["image_sha256"]))
 
 
 def test_embedded_chains_go_out_where_no_storage_is_yet(tmp_path):
