@@ -109,13 +109,15 @@ def write_chains(root: str, name: str, teacher: str, chains: Mapping[str, pa.Tab
             storage.write_table(part, table)
         if _current_version(root, name, teacher, storage.list_files(folder)) != before:
             raise ValueError(f"{folder}: other chains were written here meanwhile; write these again")
-        storage.write_json(commit, {"version": version})
     except BaseException:
         for part in parts:
             with suppress(OSError, ValueError):
                 storage.delete_file(part)
         raise
+    # Outside of the block: a write that raises may have come to pass, and then these parts count.
+    storage.write_json(commit, {"version": version})
     # What an annotation wrote after the listing stays, though it does not count: it was paid for.
     for file in there:
-        if part_version(file) == before and not file.endswith(f"/{CHAINS_FILE}"):
+        replaced = file.endswith(".parquet") and part_version(file) == before
+        if replaced or file.endswith("/annotation.json"):  # which says whose chains were replaced
             storage.delete_file(file)

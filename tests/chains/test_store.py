@@ -120,6 +120,20 @@ def test_a_failure_leaves_nothing_of_what_was_begun(tmp_path, monkeypatch):
     assert files(root) == before and texts(root) == ["a", "b", "c"]
 
 
+def test_a_commit_that_raises_and_yet_came_to_pass_keeps_its_chains(tmp_path, monkeypatch):
+    root, write = str(tmp_path), storage.write_json
+    write_chains(root, "mini", "gpt", OLD)
+
+    def answer_lost(location, value):
+        write(location, value)
+        raise StorageError(f"{location}: cannot be written (timeout)")
+
+    monkeypatch.setattr(storage, "write_json", answer_lost)
+    with pytest.raises(StorageError, match="timeout"):
+        write_chains(root, "mini", "gpt", NEW)
+    assert texts(root) == ["d"]
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"version": 1}', "{"])
 def test_a_broken_commit_is_named_with_its_remedy(tmp_path, text):
     write_chains(str(tmp_path), "mini", "gpt", OLD)
