@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from rdmldg_ray.chains import export, imports
-from rdmldg_ray.chains.store import read_chain_file
+from rdmldg_ray.chains.store import read_chain_file, read_chains
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.embedded import find_info, is_embedded, write_embedded
 from rdmldg_ray.datasets.ingest import writing
@@ -106,7 +106,8 @@ def run_ingest(plan: IngestPlan, *, replace: bool = False, console: Console | No
     root, name = plan.target.root, plan.target.name
     if writing.is_ingested(plan):
         console.print(f"{name} is on storage already; nothing to do")
-        return read_dataset_info(root, name)
+        return writing.ingest(plan)
+    writing.check_replaces(plan, replace)
     check_writable(root)
     with connected(Config(storage=root), console), progress_bar(console, "images") as bar:
         return writing.ingest(plan, replace, bar.update)
@@ -248,7 +249,8 @@ def teacher_chains(
     """A teacher's chains for a data set."""
     root = storage_root(storage)
     write_embedded(root, dataset)
-    return _chains(chains_location(root, dataset, teacher), verdict)
+    table = read_chains(root, dataset, teacher, read_dataset_info(root, dataset).environments)
+    return _chains(chains_location(root, dataset, teacher), table, verdict)
 
 
 def export_chains(
@@ -397,7 +399,8 @@ def candidates(
     storage: str | None = None,
 ) -> Chains:
     """The chains that a round of a run has drawn; by default for the run's first held-out domain."""
-    return _chains(find_candidates(read_run(run, storage=storage), held_out, round_number), verdict)
+    location = find_candidates(read_run(run, storage=storage), held_out, round_number)
+    return _chains(location, read_chain_file(location), verdict)
 
 
 def export_model(
@@ -576,8 +579,7 @@ def _open_dataset(config: Config) -> DatasetInfo:
     return read_dataset_info(config.storage, config.data.dataset)
 
 
-def _chains(location: str, verdict: Verdict) -> Chains:
-    table = read_chain_file(location)
+def _chains(location: str, table: pa.Table, verdict: Verdict) -> Chains:
     if verdict != "all":
         accepted = pc.field("accepted")
         table = table.filter(accepted if verdict == "accepted" else ~accepted)

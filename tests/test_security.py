@@ -59,3 +59,23 @@ def test_workers_are_not_told_secrets_through_the_dashboard(monkeypatch):
     told = _worker_environment(load_config("demo"))
     assert told["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
     assert not set(told) & set(secrets)
+
+
+# What the package itself ships is not from storage.
+READ_OF_THE_PACKAGE = {"datasets/builtin/iconbed.py", "datasets/builtin/questions.py"}
+ARROW_READERS = re.compile(
+    r"(pq|parquet|ds|dataset|feather|ipc|pa\.ipc|orc|ray\.data)\."
+    r"(ParquetFile|ParquetDataset|read_\w+|dataset|open_\w+|RecordBatch\w+Reader)"
+)
+
+
+def test_one_place_opens_arrow_files_and_it_refuses_types_that_run_code():
+    found = {
+        str(file.relative_to(ROOT / "rdmldg_ray"))
+        for file in FILES
+        for name, _ in calls(file)
+        if ARROW_READERS.fullmatch(name)
+    }
+    assert found == {"storage/tables.py", *READ_OF_THE_PACKAGE}
+    tables = ROOT / "rdmldg_ray/storage/tables.py"
+    assert [name for name, _ in calls(tables) if ARROW_READERS.fullmatch(name)] == ["pq.ParquetFile"]

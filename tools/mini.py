@@ -36,6 +36,7 @@ SETTINGS = [
 def write_mini(root: str) -> None:
     """Write the data set ``mini``: 3 domains x 3 classes x 10 images."""
     samples = iconbed_samples()
+    chain_tables = {}
     chains = pq.read_table(io.BytesIO(iconbed_file("chains.parquet"))).to_pylist()
     texts = {row["id"]: row for row in chains}
     for domain in DOMAINS:
@@ -60,13 +61,8 @@ def write_mini(root: str) -> None:
             )
         table = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
         write_samples(root=root, name=NAME, domain=domain, part=0, samples=table)
-        write_chains(
-            root=root,
-            name=NAME,
-            teacher=RULES,
-            domain=domain,
-            chains=pa.Table.from_pylist(chain_rows, schema=CHAIN_SCHEMA),
-        )
+        chain_tables[domain] = pa.Table.from_pylist(chain_rows, schema=CHAIN_SCHEMA)
+    write_chains(root, NAME, RULES, chain_tables)
     counts = dict.fromkeys(DOMAINS, PER_CLASS * len(CLASSES))
     info = {"name": NAME, "environments": DOMAINS, "classes": CLASSES, "counts": counts}
     write_json(join(dataset_location(root, NAME), "dataset.json"), info)

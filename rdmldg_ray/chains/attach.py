@@ -1,5 +1,8 @@
 """Samples and chains meet: each sample gets the chain that it is trained on."""
 
+import logging
+from functools import lru_cache
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,15 +10,19 @@ import pyarrow.compute as pc
 from rdmldg_ray.chains.format import ChainFormatError, parse_chain
 
 # What is read of chains to attach them.
-CHAIN_COLUMNS = ["id", "candidate", "text", "accepted"]
+CHAIN_COLUMNS = ["id", "candidate", "text", "accepted", "image_sha256"]
 _CHECKED_AT_ONCE = 1024
+_log = logging.getLogger(__name__)
 
 
 def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_none: bool = False) -> pa.Table:
     """Samples that have an accepted chain, with it as column ``chain``: the first candidate's of several.
 
+    A chain that tells which image it was written for is left out, with a warning, where the sample has
+    another image now.
+
     Args:
-        samples: an index, with ``id``.
+        samples: an index, with ``id`` and ``sha256``.
         chains: rows with ``CHAIN_COLUMNS``.
         location: where the chains lie, for the messages.
         may_be_none: whether it is right that no sample has an accepted chain.
@@ -26,7 +33,16 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
     """
     # In Arrow, and each text copied once: a large data set's chains are the most that a driver holds.
     numbers = pa.array(np.arange(len(chains)))
-    accepted = chains.select(["id", "candidate"]).append_column("row", numbers).filter(chains["accepted"])
+    accepted = chains.select(["id", "candidate", "image_sha256"]).append_column("row", numbers)
+    accepted = accepted.filter(chains["accepted"])
+    images = samples["sha256"].take(pc.index_in(accepted["id"], value_set=samples["id"].combine_chunks()))
+    other = pc.fill_null(pc.not_equal(accepted["image_sha256"], images), False)
+    if outdated := pc.sum(other).as_py():
+        _warn(
+            f"{location}: {outdated} chains are not used, since they were written for other images than the "
+            "data set has now; write or import chains for these"
+        )
+        accepted = accepted.filter(pc.invert(other))
     accepted = accepted.sort_by("candidate")
     rows = accepted["row"].take(pc.index_in(samples["id"], value_set=accepted["id"].combine_chunks()))
     # As large strings, since the texts of a large data set are longer together than 2 GiB.
@@ -46,3 +62,9 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
                     f"{location}: row {sample_id}: {error}; mend the chain, or set its 'accepted' to false"
                 ) from error
     return joined
+
+
+# Each fold and stage attaches the same chains.
+@lru_cache(maxsize=128)
+def _warn(message: str) -> None:
+    _log.warning(message)

@@ -21,6 +21,7 @@ from rdmldg_ray.chains.format import IMAGE_MARK
 from rdmldg_ray.chains.prompts import reasoning_prompt
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.chains.store import read_chains
+from rdmldg_ray.config.names import check_path
 from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.datasets.schema import (
     CHAIN_SCHEMA,
@@ -113,7 +114,8 @@ def _write_sharegpt(location: str, info: DatasetInfo, rows: Sequence[Mapping[str
 
     for batch in _batches(rows, _ROWS_PER_GROUP):
         for row, image in zip(batch, _images(batch), strict=True):
-            storage.write_bytes(storage.join(location, "images", row["id"]), image)
+            name = check_path("the sample's id", row["id"])
+            storage.write_bytes(storage.join(location, "images", name), image)
     described = {f"{info.name}_chains": {"file_name": _JSONL, **_SHAREGPT}}
     storage.write_json(storage.join(location, "dataset_info.json"), described)
     storage.write_chunks(storage.join(location, _JSONL), lines())

@@ -5,7 +5,7 @@ What ``chains.export`` wrote comes back equal. Chains that were made elsewhere n
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ import pyarrow as pa
 from rdmldg_ray import storage
 from rdmldg_ray.chains.format import IMAGE_MARK, ChainFormatError, judge_text, parse_chain
 from rdmldg_ray.chains.questions import question_of
-from rdmldg_ray.chains.store import write_chains
+from rdmldg_ray.chains.store import chain_files, write_chains
 from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.datasets.schema import (
     CHAIN_SCHEMA,
@@ -64,6 +64,12 @@ class _Import:
         if "kept" in given and "accepted" not in given:  # as release 0.1.0 exported it
             row["accepted"] = given["kept"]
         row |= {"id": sample["id"], "model": row["model"] or self.teacher}
+        if row["image_sha256"] not in (None, sample["sha256"]):
+            raise ValueError(
+                "the chain was written for another image than the data set has now (image_sha256); write it "
+                "anew, remove it, or remove the field where it holds for this image too"
+            )
+        row["image_sha256"] = sample["sha256"]
         if row["candidate"] is None:
             row["candidate"] = self.candidates[sample["id"]]
         text, label, accepted = row["text"], sample["label"], row["accepted"]
@@ -116,7 +122,8 @@ def import_chains(
     Args:
         location: a ``.jsonl`` or ``.parquet`` file, or a folder with such files.
         teacher: the name that the chains get, as ``data.chains`` takes it.
-        replace: whether chains that the teacher has already may be replaced.
+        replace: whether chains that the teacher has already may be replaced. They stay until all of the
+            new ones are written. Answers that were paid for and are not chains yet are never replaced.
 
     Returns:
         How many are accepted (under ``accepted``), and how many rejected, by reason.
@@ -124,12 +131,18 @@ def import_chains(
     Raises:
         ValueError: with one line for each bad chain: file, line, what is wrong and the remedy.
     """
-    info = read_dataset_info(root, dataset)
     there = chains_location(root, dataset, teacher)
-    if storage.list_files(there, ".parquet") and not replace:
+    info = read_dataset_info(root, dataset)
+    if storage.list_files(storage.join(there, "_journal")):
+        raise ValueError(
+            f"{there}: holds answers of a teacher from an annotation that did not end; run the annotation "
+            "again, which makes chains of them, or choose another name"
+        )
+    if chain_files(root, dataset, teacher, info.environments) and not replace:
         raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
     index = sample_index(root, info, info.environments)
-    known = index.select(["id", "label", "domain", *question_columns(index)]).to_pylist()
+    columns = ["id", "label", "domain", "sha256", *question_columns(index)]
+    known = index.select(columns).to_pylist()
     found = _Import(info, {row["id"]: row for row in known}, teacher)
     for file in _chain_files(location):
         for place, read in _jsonl_rows(file) if file.endswith(".jsonl") else _parquet_rows(file):
@@ -140,18 +153,24 @@ def import_chains(
         raise ValueError("\n".join([f"{location}: not imported:", *lines]))
     if not found.rows:
         raise ValueError(f"{location}: there are no chains here; correct the path")
-    storage.delete_folder(there)
-    for domain in info.environments:
-        rows = [row for row in found.rows if found.samples[row["id"]]["domain"] == domain]
-        if rows:
-            write_chains(
-                root=root,
-                name=dataset,
-                teacher=teacher,
-                domain=domain,
-                chains=pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA),
-            )
+    rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in found.rows:
+        rows_of[found.samples[row["id"]]["domain"]].append(row)
+    chains = {domain: _as_table(rows, found.places) for domain, rows in rows_of.items()}
+    write_chains(root, dataset, teacher, chains)
     return Counter(row["reason"] or "accepted" for row in found.rows)
+
+
+def _as_table(rows: list[dict[str, Any]], places: Mapping[tuple[str, int], str]) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
+    except (ValueError, OverflowError) as error:
+        if len(rows) == 1:
+            place = places[rows[0]["id"], rows[0]["candidate"]]
+            raise ValueError(f"{place}: cannot be written ({error}); correct the row") from None
+    for row in rows:
+        _as_table([row], places)
+    raise AssertionError("one of the rows is at fault")
 
 
 def _chain_files(location: str) -> list[str]:

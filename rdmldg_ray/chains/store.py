@@ -1,11 +1,58 @@
-"""Chains on storage, one folder for each domain, so that a held-out domain's are never read."""
+"""Chains on storage, one folder for each domain, so that a held-out domain's are never read.
 
-from collections.abc import Sequence
+A teacher's chains are the parts of one version, which chains.json in the teacher's folder names. Without that
+file they are the parts without a version, as an annotation writes them, or in an embedded data set those of
+the version of the data set itself. So chains that replace others are written beside them, and take their
+place when chains.json is written.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 
 from rdmldg_ray import storage
-from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, PART, chains_location
+from rdmldg_ray.datasets.schema import (
+    CHAIN_SCHEMA,
+    CHAINS_FILE,
+    chains_location,
+    info_location,
+    of_version,
+    part_name,
+    part_version,
+    read_description,
+)
+
+_IMAGE = "image_sha256"
+
+
+def chain_files(root: str, name: str, teacher: str, domains: Sequence[str]) -> list[str]:
+    """The files of a teacher's chains of the given domains; none when there are none.
+
+    Raises:
+        ValueError: when chains.json is broken.
+    """
+    prefix = storage.folder_prefix(chains_location(root, name, teacher))
+    there = storage.list_files(prefix.rstrip("/"))
+    version = _current_version(root, name, teacher, there)
+    files = [file for file in of_version(there, version) if file.endswith(".parquet")]
+    return [file for domain in domains for file in files if file.startswith(f"{prefix}{domain}/")]
+
+
+def _current_version(root: str, name: str, teacher: str, there: Sequence[str]) -> str:
+    """The version of the chains that count, of the files that are there."""
+    location = storage.join(chains_location(root, name, teacher), CHAINS_FILE)
+    if storage.folder_prefix(chains_location(root, name, teacher)) + CHAINS_FILE in there:
+        version = (read_description(location) or {}).get("version")
+        if not isinstance(version, str):
+            raise ValueError(f"{location}: does not name a version of the chains; import the chains again")
+        return version
+    versions = {part_version(file) for file in there}
+    if versions <= {""}:
+        return ""
+    of_dataset = (read_description(info_location(root, name)) or {}).get("version", "")
+    return of_dataset if of_dataset in versions else ""
 
 
 def read_chains(
@@ -19,11 +66,7 @@ def read_chains(
     Raises:
         StorageError: when there are none.
     """
-    files = [
-        file
-        for domain in domains
-        for file in storage.list_files(chains_location(root, name, teacher, domain), ".parquet")
-    ]
+    files = chain_files(root, name, teacher, domains)
     if not files:
         raise storage.StorageError(
             f"{chains_location(root, name, teacher)}: no chains for {', '.join(domains)}; choose another "
@@ -34,12 +77,47 @@ def read_chains(
 
 def read_chain_file(location: str, columns: list[str] | None = None) -> pa.Table:
     """A file or folder of chains; release 0.1.0 called the column ``accepted`` ``kept``."""
-    return storage.read_table(location, columns, renamed={"kept": "accepted"})
+    table = storage.read_table(location, columns, renamed={"kept": "accepted"})
+    if _IMAGE not in table.column_names and (columns is None or _IMAGE in columns):
+        # As earlier releases wrote it.
+        place = min(CHAIN_SCHEMA.get_field_index(_IMAGE), table.num_columns)
+        table = table.add_column(place, _IMAGE, pa.nulls(len(table), pa.string()))
+    return table
 
 
-def write_chains(root: str, name: str, teacher: str, domain: str, chains: pa.Table) -> None:
-    """Write a teacher's chains of one domain, a table of CHAIN_SCHEMA, in the place of earlier ones."""
-    assert chains.schema.equals(CHAIN_SCHEMA)
-    folder = chains_location(root, name, teacher, domain)
-    storage.delete_folder(folder)
-    storage.write_table(storage.join(folder, PART.format(0)), chains)
+def write_chains(root: str, name: str, teacher: str, chains: Mapping[str, pa.Table]) -> None:
+    """Write a teacher's chains in the place of earlier ones, which stay until all of these are written.
+
+    Args:
+        chains: tables of CHAIN_SCHEMA by domain.
+
+    Raises:
+        ValueError: when other chains were written in their place meanwhile.
+        StorageError: when they cannot be written.
+    """
+    folder = chains_location(root, name, teacher)
+    commit, there = storage.join(folder, CHAINS_FILE), storage.list_files(folder)
+    before = _current_version(root, name, teacher, there)
+    version = uuid.uuid4().hex[:12]
+    parts = {
+        storage.join(chains_location(root, name, teacher, domain), part_name(0, version)): table
+        for domain, table in chains.items()
+    }
+    try:
+        for part, table in parts.items():
+            assert table.schema.equals(CHAIN_SCHEMA)
+            storage.write_table(part, table)
+        if _current_version(root, name, teacher, storage.list_files(folder)) != before:
+            raise ValueError(f"{folder}: other chains were written here meanwhile; write these again")
+    except BaseException:
+        for part in parts:
+            with suppress(OSError, ValueError):
+                storage.delete_file(part)
+        raise
+    # Outside of the block: a write that raises may have come to pass, and then these parts count.
+    storage.write_json(commit, {"version": version})
+    # What an annotation wrote after the listing stays, though it does not count: it was paid for.
+    for file in there:
+        replaced = file.endswith(".parquet") and part_version(file) == before
+        if replaced or file.endswith("/annotation.json"):  # which says whose chains were replaced
+            storage.delete_file(file)

@@ -179,7 +179,7 @@ def _plain(value: Any) -> Any:
 def read_recipe(recipe: str, settings: list[str] | None, storage: str | None) -> Config:
     """The config of a recipe with settings changed; ``--storage`` stands for the setting of that name."""
     config = load_config(recipe, settings)
-    return config.model_copy(update={"storage": storage}) if storage else config
+    return config if storage is None else config.model_copy(update={"storage": storage})
 
 
 def _print_version(asked: bool) -> None:

@@ -8,6 +8,7 @@ from rdmldg_ray import api
 from rdmldg_ray.chains.export import Form
 from rdmldg_ray.cli.base import app, command, console, say
 from rdmldg_ray.datasets.ingest.plan import DEFAULT_MAX_REJECTS
+from rdmldg_ray.datasets.ingest.writing import check_replaces
 from rdmldg_ray.report.ingest import print_ingest
 from rdmldg_ray.storage import absolute
 
@@ -24,7 +25,7 @@ def ingest(
             "image, question, options, answer and domain in each row. Local or s3://."
         ),
     ],
-    dataset: Annotated[str, typer.Option(help="pacs, vlcs, officehome, terraincognita, iconbed or custom.")],
+    dataset: Annotated[str, typer.Option(help="pacs, vlcs, officehome, terraincognita or custom.")],
     name: Annotated[str, typer.Option(help="What a custom data set is called on storage.")] = "custom",
     max_rejects: Annotated[
         float, typer.Option(min=0, max=1, help="Largest share of files that may be rejected.")
@@ -36,6 +37,8 @@ def ingest(
     """Bring a data set to storage: checked against the catalogue, bad images or rows rejected and listed."""
     with console.status("listing the source"):
         plan = api.plan_ingest(source, dataset, name=name, storage=storage, max_rejects=max_rejects)
+    if dry_run:
+        check_replaces(plan, replace)
     info = None if dry_run else api.run_ingest(plan, replace=replace, console=console)
     return print_ingest(console, plan, info)
 

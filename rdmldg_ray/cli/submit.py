@@ -57,7 +57,7 @@ def _storage(context: typer.Context, job: Job, arguments: list[str]) -> str:
         if looks_local(config.model.path):
             check_shared("model.path", config.model.path)
         return config.storage
-    return given["storage"] or DEFAULT_STORAGE
+    return DEFAULT_STORAGE if given["storage"] is None else given["storage"]
 
 
 def _follow(job: RemoteJob) -> dict[str, Any]:

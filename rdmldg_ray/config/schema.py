@@ -3,9 +3,12 @@
 The defaults are the paper's (arXiv 2602.23777) where it gives a number.
 """
 
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from rdmldg_ray.config.names import check_name
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -45,7 +48,9 @@ def as_list(value: Any) -> Any:
 class DataConfig(Section):
     """Which images and chains, and how they are split."""
 
-    dataset: str = Field("iconbed", description="Name of a data set on storage.")
+    dataset: Annotated[str, AfterValidator(partial(check_name, "the data set"))] = Field(
+        "iconbed", description="Name of a data set on storage."
+    )
     held_out: Annotated[list[str], BeforeValidator(as_list)] = Field(
         ["all"],
         min_length=1,
@@ -53,7 +58,9 @@ class DataConfig(Section):
         "domain in turn), 'pairs' (for leave-one-domain-out cross-validation), 'single-source' (trains on "
         "each domain alone).",
     )
-    chains: str = Field("rules", description="The teacher whose chains MTCT trains on.")
+    chains: Annotated[str, AfterValidator(partial(check_name, "the teacher"))] = Field(
+        "rules", description="The teacher whose chains MTCT trains on."
+    )
     trial_seed: Annotated[int, Field(ge=0)] = Field(
         0, description="DomainBed's trial seed; fixes the splits."
     )

@@ -9,19 +9,30 @@ from typing import Literal
 
 import pyarrow as pa
 
-from rdmldg_ray.datasets.schema import DatasetInfo, index_location, question_columns, samples_location
+from rdmldg_ray.datasets.schema import (
+    DatasetInfo,
+    index_location,
+    of_version,
+    question_columns,
+    samples_location,
+)
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.storage import StorageError, join, list_files, read_table
 
-_COLUMNS = ["id", "label", "label_id", "domain", "index"]
+_COLUMNS = ["id", "label", "label_id", "domain", "index", "sha256"]
 
 
-def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Table:
+def sample_index(
+    root: str, info: DatasetInfo, domains: Sequence[str], columns: Sequence[str] = ()
+) -> pa.Table:
     """One row for each sample of the given domains, without its image.
 
     Columns: ``id``, ``label``, ``label_id``, ``domain``, ``index`` (in ImageFolder order within the
-    domain), those of ``samples.QUESTION_SCHEMA`` in a data set of questions, and where the image lies:
-    ``file``, ``row_group``, ``row``.
+    domain), ``sha256`` (of the image), those of ``samples.QUESTION_SCHEMA`` in a data set of questions,
+    and where the image lies: ``file``, ``row_group``, ``row``.
+
+    Args:
+        columns: more columns of INDEX_SCHEMA that are wanted.
 
     Raises:
         ValueError: for a domain that the data set does not have.
@@ -32,10 +43,10 @@ def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Tab
         if domain not in info.environments:
             raise ValueError(f"{info.name} has no domain '{domain}'; it has: {', '.join(info.environments)}")
         folder = index_location(root, info.name, domain)
-        files = list_files(folder, ".parquet")
+        files = of_version(list_files(folder, ".parquet"), info.version)
         if not files:
             raise StorageError(f"{folder}: no Parquet files here; write the data set again")
-        found = [_index_part(root, info.name, domain, file) for file in files]
+        found = [_index_part(root, info.name, domain, file, columns) for file in files]
         if sum(map(len, found)) != info.counts[domain]:
             raise StorageError(
                 f"{folder}: holds {sum(map(len, found))} samples, and dataset.json tells of "
@@ -45,10 +56,10 @@ def sample_index(root: str, info: DatasetInfo, domains: Sequence[str]) -> pa.Tab
     return pa.concat_tables(tables)
 
 
-def _index_part(root: str, name: str, domain: str, location: str) -> pa.Table:
+def _index_part(root: str, name: str, domain: str, location: str, more: Sequence[str]) -> pa.Table:
     index = read_table(location)
     part = join(samples_location(root, name, domain), location.rsplit("/", 1)[-1])
-    columns = [*_COLUMNS, *question_columns(index)]
+    columns = [*_COLUMNS, *more, *question_columns(index)]
     return index.select([*columns, "row_group", "row"]).add_column(
         len(columns), "file", pa.array([part] * len(index), pa.string())
     )

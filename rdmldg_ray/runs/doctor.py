@@ -20,13 +20,14 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from rdmldg_ray.chains.store import chain_files
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.builtin.iconbed import RULES
-from rdmldg_ray.datasets.schema import chains_location, read_dataset_info
+from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.models.folder import check_model, looks_local
 from rdmldg_ray.runtime.versions import PACKAGE, installed_version, requirements
-from rdmldg_ray.storage import check_writable, list_files
+from rdmldg_ray.storage import check_writable
 
 Status = Literal["ok", "warning", "wrong"]
 
@@ -176,7 +177,7 @@ def check_dataset(config: Config) -> Finding:
         return Finding("data set", "ok", f"{name}, in the package")
     try:
         info = read_dataset_info(root, name)
-        chains = list_files(chains_location(root, name, teacher), ".parquet")
+        chains = chain_files(root, name, teacher, info.environments)
     except ValueError as error:
         remedy = f"rdmldg ingest SOURCE --dataset {name}, or correct --storage"
         return Finding("data set", "wrong", _one_line(error), remedy)

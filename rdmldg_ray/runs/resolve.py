@@ -14,7 +14,7 @@ DEFAULT_STORAGE = Config().storage
 
 def storage_root(storage: str | None) -> str:
     """The given storage, by default that of the recipes, as a location that means the same everywhere."""
-    return absolute(storage or DEFAULT_STORAGE)
+    return absolute(DEFAULT_STORAGE if storage is None else storage)
 
 
 def parse_run(named: str, storage: str | None = None) -> RunStore:

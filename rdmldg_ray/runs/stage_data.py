@@ -8,13 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
-from rdmldg_ray.chains.store import read_chain_file, read_chains
+from rdmldg_ray.chains.store import chain_files, read_chain_file, read_chains
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.index import base_classes, sample_index, take_split
 from rdmldg_ray.datasets.schema import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.runs.store import RunStore, Stage
-from rdmldg_ray.storage import list_files
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class StageData:
         for domain in self._sources(stage.held_out):
             samples = self._trained_split([domain], "in")
             location = chains_location(self.config.storage, self.info.name, self.config.data.chains, domain)
-            for file in list_files(location, ".parquet"):
+            for file in chain_files(self.config.storage, self.info.name, self.config.data.chains, [domain]):
                 chains = read_chain_file(file, CHAIN_COLUMNS)
                 accepted += len(attach_chains(samples, chains, location, may_be_none=True))
         if not accepted:

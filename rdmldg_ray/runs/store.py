@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rdmldg_ray.config.load import dump_config, parse_config
+from rdmldg_ray.config.names import check_name
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.domainbed.records import RESULTS_FILE
@@ -133,6 +134,9 @@ class RunStore:
 
     root: str
     name: str
+
+    def __post_init__(self) -> None:
+        check_name("the run", self.name)
 
     @classmethod
     def at(cls, uri: str) -> "RunStore | None":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from rdmldg_ray.config.names import check_path
 from rdmldg_ray.storage.files import (
     StorageError,
     errors_explained,
@@ -97,10 +98,10 @@ def _names(folder: str) -> list[str]:
     names = [file.removeprefix(prefix) for file in list_files(folder)]
     for name in names:
         # A key of S3 may be any string, and whoever writes there is not to write elsewhere on this machine.
-        if "\\" in name or {"", ".", ".."} & set(name.split("/")):
-            raise StorageError(
-                f"{folder}: the name '{name}' leads out of the folder; remove or rename the file"
-            )
+        try:
+            check_path("the file", name)
+        except ValueError as error:
+            raise StorageError(f"{folder}: {error}") from None
     return names
 
 

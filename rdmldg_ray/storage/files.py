@@ -30,7 +30,13 @@ def join(root: str, *parts: str) -> str:
 
 
 def absolute(location: str) -> str:
-    """A location that means the same place everywhere."""
+    """A location that means the same place everywhere.
+
+    Raises:
+        StorageError: for an empty one, which would mean whatever folder a process happens to be in.
+    """
+    if not location.strip():
+        raise StorageError("an empty path was given, as by a variable that is not set; give a path")
     # Workers run in other folders, where a relative path would mean another place.
     return location if "://" in location else os.path.abspath(os.path.expanduser(location))
 
@@ -269,7 +275,16 @@ def delete_file(location: str) -> None:
 
 
 def delete_folder(location: str) -> None:
-    """Remove a folder and what is in it; nothing happens when it is missing."""
+    """Remove a folder and what is in it; nothing happens when it is missing.
+
+    Raises:
+        StorageError: when it cannot be removed, or the location is not the plain path of a folder in
+            another: ``..`` or an empty part, as an empty name leaves it, would remove more than was meant.
+    """
+    scheme, _, path = location.rpartition("://")
+    first, *parts = path.split("/")
+    if not parts or {"", ".", ".."} & {*parts, first if scheme == "s3" else "folder"}:
+        raise StorageError(f"{location}: not deleted, since this is no plain path of a folder; correct it")
     if _file_type(location) == fs.FileType.Directory:
         filesystem, path = open_location(location)
         # Another process may be removing it.

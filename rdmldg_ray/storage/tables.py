@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from rdmldg_ray.storage.files import StorageError, errors_explained, list_files, open_location, write_bytes
 
 _MAX_OPENED = 256
+# What Arrow keeps an extension type's name under, in the metadata of a field.
+_EXTENSION = b"ARROW:extension:name"
 
 
 def read_table(
@@ -34,8 +36,7 @@ def read_table(
 
 
 def _read_parquet(location: str, columns: list[str] | None, renamed: Mapping[str, str]) -> pa.Table:
-    filesystem, path = open_location(location)
-    with errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    with open_parquet(location) as parquet:
         names = parquet.schema_arrow.names
         before = {now: then for then, now in renamed.items() if then in names and now not in names}
         wanted = columns and [before.get(column, column) for column in columns]
@@ -49,11 +50,54 @@ def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file whose metadata is read and whose columns are to be chosen.
 
     Raises:
-        StorageError: when it is missing or cannot be read.
+        StorageError: when it is missing, cannot be read, or has a column of an extension type.
+    """
+    with errors_explained(location, "read"), _open(location) as parquet:
+        yield parquet
+
+
+def _open(location: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a Parquet file whose columns are all of Arrow's own types: the only place that opens one.
+
+    A file names the extension types of its columns, and a package that knows one decides how its values are
+    read: Ray Data's for Python objects unpickles them, which runs whatever the file says.
     """
     filesystem, path = open_location(location)
-    with errors_explained(location, "read"), pq.ParquetFile(path, filesystem=filesystem) as parquet:
-        yield parquet
+    try:
+        parquet = pq.ParquetFile(path, metadata=metadata, filesystem=filesystem)
+    except (OSError, pa.ArrowInvalid):
+        raise
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        # What a registered type says to parameters that are not its own.
+        raise StorageError(f"{location}: cannot be read ({error}); {_WRITE_PLAIN}") from error
+    schema = parquet.schema_arrow
+    # In the serialized form it is found at any depth, and whether or not a package here knows the type:
+    # the process that the table is sent to may.
+    if _EXTENSION in schema.serialize().to_pybytes():
+        parquet.close()
+        found = [
+            f"column '{column.name}' is of {name}"
+            for column in schema
+            if (name := _extension_type(column)) is not None
+        ]
+        raise StorageError(
+            f"{location}: not read, since values of an Arrow extension type may run code as they are read"
+            f" ({', '.join(found) or schema}); {_WRITE_PLAIN}"
+        )
+    return parquet
+
+
+_WRITE_PLAIN = "write the file again with columns of plain types, or remove it"
+
+
+def _extension_type(field: pa.Field) -> str | None:
+    """The name of the first extension type in a field or below it."""
+    if isinstance(field.type, pa.BaseExtensionType):
+        return str(field.type.extension_name)
+    if field.metadata and _EXTENSION in field.metadata:
+        return str(field.metadata[_EXTENSION], errors="replace")
+    below = (_extension_type(field.type.field(place)) for place in range(field.type.num_fields))
+    return next((name for name in below if name is not None), None)
 
 
 def read_images(index: pa.Table) -> list[bytes]:
@@ -84,7 +128,7 @@ def _readers() -> ThreadPoolExecutor:
 def _read_group(place: tuple[str, int]) -> pa.ChunkedArray:
     location, group = place
     # On a disk opening is quick, and a process may often have no more than 1,024 files open.
-    opened = _kept_open if location.startswith("s3://") else _open
+    opened = _kept_open if location.startswith("s3://") else _open_known
     with errors_explained(location, "read"):
         return opened(location).read_row_group(group, columns=["image"])["image"]
 
@@ -99,13 +143,12 @@ def _kept_open(location: str) -> pq.ParquetFile:
     if location not in files:
         if len(files) >= _MAX_OPENED:
             files.clear()
-        files[location] = _open(location)
+        files[location] = _open_known(location)
     return files[location]
 
 
-def _open(location: str) -> pq.ParquetFile:
-    filesystem, path = open_location(location)
-    return pq.ParquetFile(path, metadata=_metadata(location), filesystem=filesystem)
+def _open_known(location: str) -> pq.ParquetFile:
+    return _open(location, _metadata(location))
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,7 @@ from rdmldg_ray.chains.format import Verdict, judge_text
 from rdmldg_ray.chains.prompts import TEACHER_PROMPT_VERSION, teacher_prompt
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.datasets.index import sample_index
-from rdmldg_ray.datasets.schema import DatasetInfo, index_location
+from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.teacher.client import Answer, Endpoint, SampleError, Teacher, TeacherError
 from rdmldg_ray.teacher.journal import AnswerStore
 from rdmldg_ray.teacher.pricing import (
@@ -110,7 +110,7 @@ class Annotation:
             domains=info.environments,
             identity=identity,
         )
-        samples = _with_sizes(root, info).to_pylist()
+        samples = sample_index(root, info, info.environments, ["width", "height"]).to_pylist()
         # In an order of chance, so that a part of them shows all domains and classes.
         samples.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
         asked = [row for row in samples if self.store.progress(row["id"]).candidates]
@@ -265,6 +265,7 @@ class _Run:
             "reason": verdict.reason,
             "prompt_version": TEACHER_PROMPT_VERSION,
             "model": answer.model,
+            "image_sha256": sample["sha256"],
             "prompt_tokens": answer.prompt_tokens,
             "answer_tokens": answer.answer_tokens,
             "cost": None
@@ -296,14 +297,3 @@ class _Run:
         if self.request.price:
             text += f", ${store.cost:.4f}"
         self.progress(self.done, len(self.annotation.pending), text)
-
-
-def _with_sizes(root: str, info: DatasetInfo) -> pa.Table:
-    """The index of all samples with the images' width and height in pixels."""
-    index = sample_index(root, info, info.environments)
-    parts = [
-        storage.read_table(index_location(root, info.name, domain), ["width", "height"])
-        for domain in info.environments
-    ]
-    sizes = pa.concat_tables(parts)
-    return index.append_column("width", sizes["width"]).append_column("height", sizes["height"])

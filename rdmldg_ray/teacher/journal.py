@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from rdmldg_ray import storage
 from rdmldg_ray.chains.store import read_chain_file
-from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, PART, chains_location
+from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, CHAINS_FILE, PART, chains_location, of_version
 
 TEACHER_ANSWER_SCHEMA = pa.schema(
     [
@@ -107,7 +107,9 @@ class AnswerStore:
                     + ", ".join(f"{key} was {found.get(key)!r}" for key in differing)
                     + "; ask as then, or give the new answers another name (--name)"
                 )
-        elif storage.list_files(self.location, ".parquet"):
+        if storage.list_files(self.location, ".parquet") and (
+            not storage.exists(described) or storage.exists(storage.join(self.location, CHAINS_FILE))
+        ):
             raise ValueError(
                 f"{self.location}: holds chains that no teacher was asked for here; give the answers "
                 "another name (--name)"
@@ -116,7 +118,7 @@ class AnswerStore:
     def _read(self) -> None:
         seen = set()
         for domain in self._parts:
-            files = storage.list_files(storage.join(self.location, domain), ".parquet")
+            files = of_version(storage.list_files(storage.join(self.location, domain), ".parquet"), "")
             self._parts[domain] = len(files)
             for file in files:
                 for row in read_chain_file(file, _COUNTED).to_pylist():

@@ -4,7 +4,7 @@ import pytest
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.format import SECTIONS, render_chain
 
-SAMPLES = pa.table({"id": ["a", "b", "c"], "label": ["cat", "dog", "dog"]})
+SAMPLES = pa.table({"id": ["a", "b", "c"], "label": ["cat", "dog", "dog"], "sha256": ["1", "2", "3"]})
 
 
 def chain(text):
@@ -12,8 +12,17 @@ def chain(text):
 
 
 def chains(*rows):
-    columns = ("id", "candidate", "text", "accepted")
-    return pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows])
+    """Rows of id, candidate, text, accepted, and the image's hash where it is known."""
+    columns = pa.schema(
+        [
+            ("id", pa.string()),
+            ("candidate", pa.int32()),
+            ("text", pa.string()),
+            ("accepted", pa.bool_()),
+            ("image_sha256", pa.string()),
+        ]
+    )
+    return pa.Table.from_pylist([dict(zip(columns.names, row, strict=False)) for row in rows], schema=columns)
 
 
 def attached(table):
@@ -50,7 +59,7 @@ def test_no_accepted_chain_at_all_names_the_location(id, accepted):
 
 def test_where_none_is_needed_no_accepted_chain_leaves_no_sample():
     joined = attach_chains(SAMPLES, chains(("z", 0, chain("z"), True)), "there", may_be_none=True)
-    assert joined.column_names == ["id", "label", "chain"]
+    assert joined.column_names == ["id", "label", "sha256", "chain"]
     assert len(joined) == 0
 
 
@@ -58,3 +67,31 @@ def test_a_chain_without_a_conclusion_is_named_with_its_row_and_the_remedy():
     broken = chain("x").split("<CONCLUSION>")[0]
     with pytest.raises(ValueError, match=r"s3://bucket/chains: row b: the chain has no <CONCLUSION>; mend"):
         attached(chains(("b", 0, broken, True)))
+
+
+@pytest.mark.parametrize("candidates", [(0, 1), (1, 0)])
+def test_a_chain_that_was_written_for_another_image_is_left_out_and_told(candidates, caplog):
+    there = f"s3://bucket/{candidates}"
+    of_now, of_before = candidates
+    table = chains(
+        ("a", of_now, chain("now"), True, "1"),
+        ("a", of_before, chain("before"), True, "9"),
+        ("b", 0, chain("before"), True, "9"),
+        ("c", 0, chain("unknown"), True, None),
+        ("z", 0, chain("no sample's"), True, "9"),
+    )
+    for _ in range(2):  # told once
+        joined = attach_chains(SAMPLES, table, there)
+    assert joined.select(["id", "chain"]).to_pylist() == [
+        {"id": "a", "chain": chain("now")},
+        {"id": "c", "chain": chain("unknown")},
+    ]
+    assert caplog.messages == [
+        f"{there}: 2 chains are not used, since they were written for other images than the data set has "
+        "now; write or import chains for these"
+    ]
+
+
+def test_no_chain_left_for_the_images_of_now_is_an_error():
+    with pytest.raises(ValueError, match="has an accepted chain"):
+        attached(chains(("a", 0, chain("x"), True, "9")))

@@ -12,6 +12,7 @@ from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.config.load import dump_config, load_config
 from rdmldg_ray.datasets.builtin.iconbed import write_iconbed
 from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.domainbed.catalogue import ICONBED
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.storage import write_bytes, write_json
@@ -154,12 +155,14 @@ def test_missing_chains_are_named_with_their_setting(store):
 def test_a_chain_without_a_conclusion_ends_a_run_before_it_begins(tmp_path):
     root = str(tmp_path)
     write_iconbed(root)
-    chains = read_chains(root, "iconbed", "rules", ["paint"])
+    tables = {domain: read_chains(root, "iconbed", "rules", [domain]) for domain in ICONBED.environments}
+    chains = tables["paint"]
     first = chains["id"][0].as_py()
     texts = chains["text"].to_pylist()
     texts[0] = texts[0].split("<CONCLUSION>")[0]
     place = chains.schema.get_field_index("text")
-    write_chains(root, "iconbed", "rules", "paint", chains.set_column(place, "text", pa.array(texts)))
+    tables["paint"] = chains.set_column(place, "text", pa.array(texts))
+    write_chains(root, "iconbed", "rules", tables)
     message = error_of("demo", "--storage", root)
     assert f"row {first}: the chain has no <CONCLUSION>" in message
     assert not (tmp_path / "runs").exists()

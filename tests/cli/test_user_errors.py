@@ -1,5 +1,6 @@
 """The errors of a new user: each ends in one short message that names the remedy."""
 
+import shlex
 import shutil
 
 import pytest
@@ -32,6 +33,26 @@ ERRORS = {
     "chains that no one wrote": ("demo data.chains=gpt-4o", "choose another teacher (data.chains)"),
     "model folder that is not there": ("demo model.path={root}/none", "give 'tiny', a folder or a hub id"),
     "model folder without weights": ("demo model.path={files}/model", "model.save_pretrained"),
+    "storage of a variable that is not set": ("demo --storage ''", "an empty path was given"),
+    "storage of nothing but a space": ("demo --storage ' '", "an empty path was given"),
+    "data set that is a path": ("run demo data.dataset=../x", "give another name"),
+    "teacher that is a path": ("demo data.chains=../rules", "give another name"),
+    "chains of a teacher of no name": (
+        "chains import {files} --dataset iconbed --teacher '' --replace",
+        "the name is empty; give another name",
+    ),
+    "answers with a path for a name": (
+        "annotate iconbed --name ../../evil --dry-run",
+        "has a slash or a backslash; give another name",
+    ),
+    "chains of a teacher that is a path": (
+        "chains export --out {files}/out --dataset iconbed --teacher ..",
+        "give another name",
+    ),
+    "ingest under the name of the embedded data set": (
+        "ingest {files} --dataset custom --name iconbed-vqa",
+        "ingest your own under another name",
+    ),
     "storage of an unknown kind": ("demo --storage gs://bucket/x", "use a local path or s3://bucket/prefix"),
     "storage that is a file": ("demo --storage {files}/list.yaml", "choose another storage path"),
     "report of a run that is not there": ("report none", "correct the run's name, or --storage"),
@@ -62,7 +83,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_user_error_ends_in_a_short_message_with_its_remedy(name, files, tmp_path):
     command, remedy = ERRORS[name]
-    arguments = command.format(root=tmp_path, files=files).split()
+    arguments = shlex.split(command.format(root=tmp_path, files=files))
     if "--storage" not in arguments:
         arguments += ["--storage", str(tmp_path)]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})

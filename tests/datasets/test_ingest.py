@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from rdmldg_ray.datasets.ingest.writing import ingest, is_ingested, read_rejects
 from rdmldg_ray.datasets.schema import SAMPLE_SCHEMA, dataset_location, read_dataset_info, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.storage import read_images
+from tests.helpers.killed import killed_at_each_step
 
 
 def run_here(source, target, shards):
@@ -90,7 +92,9 @@ def test_a_tree_becomes_samples(root, pets):
     assert len(read_rejects(root, "pets")) == 0
     left = {location.removeprefix(dataset_location(root, "pets") + "/") for location in written(root)}
     parts = {
-        f"{kind}/{domain}/part-00000.parquet" for kind in ("samples", "index") for domain in ("art", "photo")
+        f"{kind}/{domain}/part-00000-{info.version}.parquet"
+        for kind in ("samples", "index")
+        for domain in ("art", "photo")
     }
     assert left == {"dataset.json", *parts}
 
@@ -127,12 +131,19 @@ def test_every_kind_of_source_gives_the_same_samples(root, pets, tmp_path, kind)
 
 
 def test_iconbed_from_a_tree_is_the_embedded_one(store, tmp_path):
-    embedded = iconbed_samples()
-    files = {row["id"].removeprefix("iconbed/"): row["image"] for row in embedded.to_pylist()}
-    plan = plan_ingest(write_tree(tmp_path / "tree", files), str(tmp_path), "iconbed")
+    embedded = iconbed_samples().to_pylist()
+    files = {row["id"].removeprefix("iconbed/"): row["image"] for row in embedded}
+    plan = plan_ingest(write_tree(tmp_path / "tree", files), str(tmp_path), "icons")
     info = ingest(plan, run_shards=run_here)
-    assert samples_of(str(tmp_path), "iconbed").equals(embedded.combine_chunks())
+    rows = samples_of(str(tmp_path), "icons").to_pylist()
+    assert [row | {"id": row["id"].replace("icons/", "iconbed/", 1)} for row in rows] == embedded
     assert info.counts == read_dataset_info(store, "iconbed").counts
+
+
+@pytest.mark.parametrize("name", ["iconbed", "iconbed-vqa"])
+def test_the_name_of_an_embedded_data_set_is_not_for_others(pets, tmp_path, name):
+    with pytest.raises(ValueError, match=f"'{name}' is the data set in the package.*under another name"):
+        plan_ingest(pets, str(tmp_path), name)
 
 
 def test_a_second_run_writes_nothing(root, pets):
@@ -258,7 +269,8 @@ def test_too_many_rejects_stop_the_ingest_and_a_larger_share_lets_it_go_on(root,
         ingest_pets(bad_pets, root, max_rejects=0.2)
     assert "art/cat/2.png: the image has no bytes" in str(late.value)
     assert str(late.value).endswith("mend or remove them, or raise the share (--max-rejects)")
-    assert len(read_rejects(root, "pets")) >= 5
+    version = plan_ingest(bad_pets, root, "pets", max_rejects=0.2).target.version
+    assert len(read_rejects(root, "pets", version)) >= 5
     assert not storage.exists(storage.join(dataset_location(root, "pets"), "dataset.json"))
     assert ingest_pets(bad_pets, root, max_rejects=0.3).counts == {"art": 7, "photo": 9}
 
@@ -318,6 +330,107 @@ def test_each_kind_of_image_comes_out_as_it_will_be_decoded_or_is_rejected(tmp_p
 def test_a_name_that_is_no_folder_name_is_refused(pets, tmp_path, name):
     with pytest.raises(ValueError, match="no name for a data set"):
         plan_ingest(pets, str(tmp_path), name)
+
+
+OTHER_PETS = {name: picture(100 + number) for number, name in enumerate(PETS) if "/4" not in name}
+
+
+def images_of(root):
+    """The images as a stage reads them, by id."""
+    info = read_dataset_info(root, "pets")
+    index = sample_index(root, info, info.environments)
+    return dict(zip(index["id"].to_pylist(), read_images(index), strict=True))
+
+
+def as_read(files):
+    return {f"pets/{name}": data for name, data in files.items()}
+
+
+def parts_of(root):
+    return [file for file in storage.list_files(dataset_location(root, "pets")) if file.endswith(".parquet")]
+
+
+@pytest.mark.parametrize("kind", ["folder", ".tar.gz"])
+def test_wherever_a_replacing_ingest_dies_there_is_the_old_data_set_or_the_new(tmp_path, pets, kind):
+    before = tmp_path / "before"
+    ingest_pets(pets, str(before))
+    source = str(tmp_path / f"other{kind}")
+    if kind == "folder":
+        write_tree(tmp_path / "otherfolder", OTHER_PETS)
+    else:
+        Path(source).write_bytes(packed(kind, OTHER_PETS))
+    seen = []
+    for root in killed_at_each_step(before, lambda root: ingest_pets(source, root, replace_other=True)):
+        seen.append(images_of(root))
+        assert seen[-1] in (as_read(PETS), as_read(OTHER_PETS))
+        ingest_pets(source, root, replace_other=True)
+        assert images_of(root) == as_read(OTHER_PETS)
+        version = read_dataset_info(root, "pets").version
+        assert len(parts_of(root)) == 4 and all(version in part for part in parts_of(root))
+        assert len(storage.list_files(dataset_location(root, "pets"))) == 5
+    assert seen[0] == as_read(PETS) and seen[-1] == as_read(OTHER_PETS) and len(seen) > 8
+
+
+def test_a_replacement_that_is_refused_leaves_the_data_set_that_there_was(root, pets, bad_pets):
+    ingest_pets(pets, root)
+    with pytest.raises(ValueError, match=r"are rejected, more than the share of 0\.2 "):
+        ingest_pets(bad_pets, root, replace_other=True, max_rejects=0.2)
+    assert images_of(root) == as_read(PETS)
+    assert len(read_rejects(root, "pets")) == 0
+    ingest_pets(bad_pets, root, replace_other=True, max_rejects=0.3)
+    assert len(images_of(root)) == 16 and len(read_rejects(root, "pets")) == 6
+
+
+def test_a_data_set_of_an_earlier_release_is_read_and_replaced(tmp_path, pets):
+    root = str(tmp_path / "root")
+    ingest_pets(pets, root)
+    version = read_dataset_info(root, "pets").version
+    for file in parts_of(root):
+        Path(file).rename(file.replace(f"-{version}", ""))
+    described = Path(dataset_location(root, "pets"), "dataset.json")
+    told = storage.read_json(str(described))
+    described.write_text(json.dumps({key: value for key, value in told.items() if key != "version"}))
+    Path(dataset_location(root, "pets"), "ingest.json").write_text("{}")
+    assert images_of(root) == as_read(PETS)
+    assert is_ingested(plan_ingest(pets, root, "pets"))
+    other = write_tree(tmp_path / "other", OTHER_PETS)
+    with pytest.raises(ValueError, match=r"there is a data set 'pets' with other content.*--replace"):
+        ingest_pets(other, root)
+    ingest_pets(other, root, replace_other=True)
+    assert images_of(root) == as_read(OTHER_PETS)
+    assert len(storage.list_files(dataset_location(root, "pets"))) == 5
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_of_two_ingests_at_once_the_first_one_to_end_stays(tmp_path, pets, replaces):
+    root, other = str(tmp_path / "root"), write_tree(tmp_path / "other", OTHER_PETS)
+    if replaces:
+        ingest_pets(write_tree(tmp_path / "old", {**PETS, "art/cat/9.png": picture(9)}), root)
+
+    def another_meanwhile(source, target, shards):
+        yield from run_here(source, target, shards)
+        ingest_pets(other, root, replace_other=True)
+
+    with pytest.raises(ValueError, match="another ingest wrote the data set 'pets' meanwhile"):
+        ingest_pets(pets, root, another_meanwhile, replace_other=True)
+    assert images_of(root) == as_read(OTHER_PETS)
+    ingest_pets(pets, root, replace_other=True)
+    assert images_of(root) == as_read(PETS)
+
+
+def test_two_ingests_of_the_same_at_once_both_end_well(tmp_path, pets):
+    root = str(tmp_path / "root")
+
+    def the_same_meanwhile(source, target, shards):
+        yield from run_here(source, target, shards)
+        about_to_be = f"{target.part(shards[0])}.0123.tmp"
+        storage.write_bytes(about_to_be, b"")
+        ingest_pets(pets, root)
+        assert storage.exists(about_to_be), "a file that another process writes was removed"
+        storage.delete_file(about_to_be)
+
+    ingest_pets(pets, root, the_same_meanwhile)
+    assert images_of(root) == as_read(PETS)
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import json
@@ -9,10 +10,14 @@ import pytest
 from rdmldg_ray import storage
 from rdmldg_ray.chains.format import match_class, parse_chain
 from rdmldg_ray.chains.prompts import PROMPT_VERSION, display_name
+from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.datasets import schema as samples
 from rdmldg_ray.datasets.builtin import iconbed
-from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, SAMPLE_SCHEMA, read_dataset_info
+from rdmldg_ray.datasets.builtin.embedded import write_embedded
+from rdmldg_ray.datasets.index import sample_index
+from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, SAMPLE_SCHEMA, DatasetInfo, read_dataset_info
 from rdmldg_ray.domainbed.catalogue import ICONBED
+from tests.helpers.killed import killed_at_each_step
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +124,91 @@ def test_other_content_is_replaced_whole(tmp_path, root, text):
     iconbed.write_iconbed(str(tmp_path))
     assert not stale.exists()
     assert read_dataset_info(str(tmp_path), "iconbed") == read_dataset_info(root, "iconbed")
+
+
+@pytest.mark.parametrize("name", ["iconbed", "iconbed-vqa"])
+def test_a_data_set_of_another_origin_is_never_replaced_by_the_embedded_one(tmp_path, name):
+    file = tmp_path / f"datasets/{name}/dataset.json"
+    (file.parent / "samples/flat").mkdir(parents=True)
+    file.write_text(json.dumps({"name": name, "content": "mine", "source": "/home/me/pictures"}))
+    (file.parent / "samples/flat/part-00000.parquet").write_bytes(b"mine")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ValueError, match=r"ingested from /home/me/pictures .* is not replaced; .*--storage"):
+        write_embedded(str(tmp_path), name)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def small(content):
+    """A data set as of the package, of two samples, each with a chain that tells the content."""
+    domains = ("flat", "paint")
+    info = DatasetInfo("small", domains, ("cat",), dict.fromkeys(domains, 1), content=content * 64)
+    info = dataclasses.replace(info, version=info.content[:12])
+    same = {"label": "cat", "label_id": 0, "index": 0, "width": 1, "height": 1, "sha256": content}
+    rows = [{"id": domain, "domain": domain, "image": content.encode()} | same for domain in domains]
+    told = {"text": content, "conclusion": "cat", "prompt_version": "1", "teacher": "rules"}
+    chains = [{"id": domain} | told for domain in domains]
+    return info, lambda: (pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), pa.Table.from_pylist(chains))
+
+
+def contents(root):
+    info = read_dataset_info(root, "small")
+    images = storage.read_images(sample_index(root, info, info.environments))
+    chains = read_chains(root, "small", "rules", info.environments)["text"].to_pylist()
+    return [image.decode() for image in images] + chains
+
+
+def test_wherever_the_writing_of_an_embedded_data_set_dies_there_is_the_old_one_or_the_new(tmp_path):
+    before = tmp_path / "before"
+    iconbed.write_builtin(str(before), *small("a"))
+    seen = []
+    for root in killed_at_each_step(before, lambda root: iconbed.write_builtin(root, *small("b"))):
+        seen.append(contents(root))
+        assert seen[-1] in (["a"] * 4, ["b"] * 4)
+        iconbed.write_builtin(root, *small("b"))
+        assert contents(root) == ["b"] * 4
+    assert seen[0] == ["a"] * 4 and seen[-1] == ["b"] * 4 and len(seen) > 7
+
+
+def test_chains_that_were_imported_as_the_rules_stay(tmp_path):
+    root = str(tmp_path)
+    iconbed.write_builtin(root, *small("a"))
+    mine = read_chains(root, "small", "rules", ["flat"]).set_column(2, "text", pa.array(["mine"]))
+    write_chains(root, "small", "rules", {"flat": mine})
+    iconbed.write_builtin(root, *small("b"))
+    assert contents(root) == ["b", "b", "mine"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"name": "other"},
+        {"environments": ["a", "../b"]},
+        {"environments": [".."]},
+        {"environments": [7]},
+        {"environments": [""]},
+    ],
+)
+def test_names_in_an_info_lead_nowhere_else(tmp_path, told):
+    described = {"name": "a", "environments": ["x"], "classes": ["c"], "counts": {"x": 1}} | told
+    storage.write_json(samples.info_location(str(tmp_path), "a"), described)
+    with pytest.raises(ValueError, match=r"a/dataset\.json: does not describe a data set"):
+        read_dataset_info(str(tmp_path), "a")
+
+
+@pytest.mark.parametrize("bad", ["", "..", "a/b", "a\\b"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda bad: samples.dataset_location("/s", bad),
+        lambda bad: samples.samples_location("/s", "a", bad),
+        lambda bad: samples.index_location("/s", "a", bad),
+        lambda bad: samples.chains_location("/s", "a", bad),
+        lambda bad: samples.chains_location("/s", "a", "t", bad),
+    ],
+)
+def test_no_place_of_a_data_set_is_made_of_another_path(place, bad):
+    with pytest.raises(ValueError, match="give another name"):
+        place(bad)
 
 
 def test_an_interrupted_writing_leaves_no_info(tmp_path, monkeypatch):

@@ -40,6 +40,12 @@ def test_a_path_that_is_no_runs_folder_is_refused(named):
         parse_run(named)
 
 
+@pytest.mark.parametrize("named", ["..", ".", "a\\b", "/s/runs/..", "s3://bucket/runs/.\n"])
+def test_what_is_no_name_of_a_folder_is_no_run(named):
+    with pytest.raises(ValueError, match=r"the run .* cannot be named so|no run's folder"):
+        parse_run(named, "store")
+
+
 def test_a_run_is_meant_by_its_name_or_its_path(root, monkeypatch):
     demo = RunStore(root, "demo")
     assert resolve_run("demo", root) == demo == resolve_run("demo", "store")

@@ -277,11 +277,46 @@ def test_a_name_that_leads_out_of_the_folder_is_refused_before_anything_is_copie
     listed = [f"{tmp_path}/from/good", f"{tmp_path}/from/{name}"]
     storage.write_bytes(listed[0], b"")
     monkeypatch.setattr("rdmldg_ray.storage.copy.list_files", lambda location: listed)
-    with pytest.raises(StorageError, match="leads out of the folder; remove or rename the file"):
+    with pytest.raises(StorageError, match=r"leads out of its folder, .*; remove or rename it"):
         storage.download_folder(f"{tmp_path}/from", tmp_path / "to/below")
-    with pytest.raises(StorageError, match="leads out of the folder"):
+    with pytest.raises(StorageError, match="leads out of its folder"):
         storage.copy_folder(f"{tmp_path}/from", f"{tmp_path}/to/below")
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{root}/a/..",
+        "{root}/a/../b",
+        "{root}/../b",
+        "{root}/a/",
+        "{root}/a//b",
+        "{root}/a/.",
+        "/",
+        "a",
+        "",
+        ".",
+        "..",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3://bucket/..",
+        "s3://../a",
+    ],
+)
+def test_only_a_plain_path_of_a_folder_in_another_is_deleted(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/b/c", "b/c"):
+        storage.write_bytes(f"{tmp_path}/{name}", b"")
+    with pytest.raises(StorageError, match="not deleted, since this is no plain path of a folder"):
+        storage.delete_folder(place.format(root=tmp_path))
+    assert local_names(tmp_path) == ["a/b/c", "b/c"]
+
+
+@pytest.mark.parametrize("location", ["", " ", "\n"])
+def test_an_empty_path_means_no_place(location):
+    with pytest.raises(StorageError, match="an empty path was given"):
+        storage.absolute(location)
 
 
 # What S3 alone can refuse.

@@ -176,6 +176,7 @@ def chain(label: str) -> str:
 
 def write_rule_chains(root: str, info: DatasetInfo) -> None:
     """A teacher's chains for every sample."""
+    tables = {}
     for domain in info.environments:
         index = sample_index(root, info, [domain])
         rows = len(index)
@@ -189,10 +190,10 @@ def write_rule_chains(root: str, info: DatasetInfo) -> None:
             "reason": pa.nulls(rows, pa.string()),
             "prompt_version": pa.array([PROMPT_VERSION] * rows),
             "model": pa.array([RULES] * rows),
+            "image_sha256": index["sha256"],
         }
-        write_chains(
-            root=root, name=NAME, teacher=RULES, domain=domain, chains=pa.table(columns, schema=CHAIN_SCHEMA)
-        )
+        tables[domain] = pa.table(columns, schema=CHAIN_SCHEMA)
+    write_chains(root, NAME, RULES, tables)
 
 
 def write_rule_candidates(location: str, training_set: pa.Table, draws: int = 2) -> None:

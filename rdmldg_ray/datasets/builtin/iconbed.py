@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -16,13 +17,16 @@ from rdmldg_ray import storage
 from rdmldg_ray.datasets.images import check_image
 from rdmldg_ray.datasets.schema import (
     CHAIN_SCHEMA,
-    PART,
+    CHAINS_FILE,
     SAMPLE_SCHEMA,
     DatasetInfo,
     chains_location,
-    dataset_location,
-    has_content,
     info_location,
+    part_name,
+    part_version,
+    read_description,
+    sweep_parts,
+    version_of,
     write_samples,
 )
 from rdmldg_ray.domainbed.catalogue import ICONBED
@@ -40,12 +44,21 @@ def iconbed_file(file_name: str) -> bytes:
 def iconbed_info() -> DatasetInfo:
     """What the embedded data set holds, read without its images."""
     packed = pq.read_table(io.BytesIO(iconbed_file("iconbed.parquet")), columns=["domain", "label"])
+    content = packed_content("iconbed.parquet", "chains.parquet")
     return DatasetInfo(
         name=ICONBED.name,
         environments=tuple(sorted(set(packed["domain"].to_pylist()))),
         classes=tuple(sorted(set(packed["label"].to_pylist()))),
         counts=dict(Counter(packed["domain"].to_pylist())),
+        content=content,
+        version=version_of(content),
     )
+
+
+@lru_cache
+def packed_content(*file_names: str) -> str:
+    """The content of a data set that is made from files of this package: their hash."""
+    return hashlib.sha256(_LAYOUT_VERSION.encode() + b"".join(map(iconbed_file, file_names))).hexdigest()
 
 
 def iconbed_samples() -> pa.Table:
@@ -84,41 +97,55 @@ def write_iconbed(root: str) -> None:
     """Write IconBed and its chains to storage; does nothing when the same content is there.
 
     Raises:
+        ValueError: when a data set of another origin has its name there.
         StorageError: when the storage cannot be written.
     """
-    packed = [iconbed_file("iconbed.parquet"), iconbed_file("chains.parquet")]
     info = iconbed_info()
     assert (info.environments, info.classes) == (ICONBED.environments, ICONBED.class_names)
-    write_builtin(root, info, packed, lambda: (iconbed_samples(), pq.read_table(io.BytesIO(packed[1]))))
+    write_builtin(
+        root, info, lambda: (iconbed_samples(), pq.read_table(io.BytesIO(iconbed_file("chains.parquet"))))
+    )
 
 
-def write_builtin(
-    root: str, info: DatasetInfo, packed: list[bytes], unpack: Callable[[], tuple[pa.Table, pa.Table]]
-) -> None:
+def write_builtin(root: str, info: DatasetInfo, unpack: Callable[[], tuple[pa.Table, pa.Table]]) -> None:
     """Write a data set of the package to storage, unless the same content is there.
 
+    Samples and chains have the same version in their parts' names, and are both those of the data set from
+    when dataset.json names it. Chains that somebody imported as the rules' stay.
+
     Args:
-        packed: the files that it is made from, whose hash is its content.
+        info: with its ``content`` and ``version``.
         unpack: its samples, in SAMPLE_SCHEMA, and their chains, one each, with columns ``id``, ``text``,
             ``conclusion``, ``prompt_version`` and ``teacher``.
+
+    Raises:
+        ValueError: when a data set of another origin has the name there.
     """
-    content = hashlib.sha256(_LAYOUT_VERSION.encode() + b"".join(packed)).hexdigest()
     info_file = info_location(root, info.name)
-    if has_content(info_file, content):
+    there = read_description(info_file)
+    if there and there.get("content") == info.content:
         return
-    # Parts of an earlier content must not stay beside the new one.
-    for folder in ("samples", "index"):
-        storage.delete_folder(storage.join(dataset_location(root, info.name), folder))
-    storage.delete_folder(chains_location(root, info.name, RULES))
+    if there and "source" in there:  # as an ingest writes it
+        raise ValueError(
+            f"{info_file}: a data set that was ingested from {there['source']} has the name of the embedded "
+            f"'{info.name}', and is not replaced; ingest it under another name and remove this one, or "
+            "choose another storage (--storage)"
+        )
     samples, texts = unpack()
     chains = _as_candidates(texts)
     for domain in info.environments:
         rows = samples.filter(pc.field("domain") == domain)
-        write_samples(root=root, name=info.name, domain=domain, part=0, samples=rows)
+        write_samples(root=root, name=info.name, domain=domain, part=0, samples=rows, version=info.version)
         of_domain = chains.filter(pc.is_in(chains["id"], rows["id"]))
-        part = storage.join(chains_location(root, info.name, RULES, domain), PART.format(0))
-        storage.write_table(part, of_domain)
-    storage.write_json(info_file, {**asdict(info), "content": content})
+        part = part_name(0, info.version)
+        storage.write_table(storage.join(chains_location(root, info.name, RULES, domain), part), of_domain)
+    storage.write_json(info_file, asdict(info))
+    sweep_parts(root, info.name, info.version)
+    rules = chains_location(root, info.name, RULES)
+    if not storage.exists(storage.join(rules, CHAINS_FILE)):
+        for file in storage.list_files(rules, ".parquet"):
+            if part_version(file) != info.version:
+                storage.delete_file(file)
 
 
 def _as_candidates(chains: pa.Table) -> pa.Table:

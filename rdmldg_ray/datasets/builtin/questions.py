@@ -11,8 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdmldg_ray.datasets.builtin.iconbed import iconbed_file, iconbed_samples, write_builtin
-from rdmldg_ray.datasets.schema import QUESTION_SCHEMA, SAMPLE_SCHEMA, DatasetInfo
+from rdmldg_ray.datasets.builtin.iconbed import (
+    iconbed_file,
+    iconbed_samples,
+    packed_content,
+    write_builtin,
+)
+from rdmldg_ray.datasets.schema import QUESTION_SCHEMA, SAMPLE_SCHEMA, DatasetInfo, version_of
 from rdmldg_ray.domainbed.catalogue import ICONBED
 
 NAME = "iconbed-vqa"
@@ -22,12 +27,15 @@ FILE = "questions.parquet"
 def iconbed_vqa_info() -> DatasetInfo:
     """What the set holds, read without its images."""
     rows = _rows(["label", "domain"])
+    content = packed_content("iconbed.parquet", FILE)
     return DatasetInfo(
         name=NAME,
         environments=ICONBED.environments,
         classes=tuple(sorted({row["label"] for row in rows})),
         counts={domain: sum(row["domain"] == domain for row in rows) for domain in ICONBED.environments},
         questions=True,
+        content=content,
+        version=version_of(content),
     )
 
 
@@ -35,11 +43,11 @@ def write_iconbed_vqa(root: str) -> None:
     """Write the set and its chains to storage; does nothing when the same content is there.
 
     Raises:
+        ValueError: when a data set of another origin has its name there.
         StorageError: when the storage cannot be written.
     """
-    packed = [iconbed_file("iconbed.parquet"), iconbed_file(FILE)]
     write_builtin(
-        root, iconbed_vqa_info(), packed, lambda: (_samples(), pq.read_table(io.BytesIO(packed[1])))
+        root, iconbed_vqa_info(), lambda: (_samples(), pq.read_table(io.BytesIO(iconbed_file(FILE))))
     )
 
 

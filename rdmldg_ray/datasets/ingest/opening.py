@@ -16,6 +16,7 @@ from rdmldg_ray.datasets.ingest.plan import (
     DEFAULT_MAX_REJECTS,
     Destination,
     IngestPlan,
+    check_dataset_name,
     make_plan,
     plan_ingest,
 )
@@ -48,6 +49,7 @@ def plan_questions(
     Raises:
         ValueError: when the file is not such a file, or has no good row.
     """
+    check_dataset_name(dataset)
     source = FolderSource(location.rsplit("/", 1)[0])
     images = {file.path: file for file in source.list()[0]}
     samples: dict[str, tuple[Row, SourceFile]] = {}

@@ -4,13 +4,15 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from rdmldg_ray import storage
+from rdmldg_ray.config.names import check_name
+from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, open_source
 from rdmldg_ray.datasets.ingest.image_folder import ImageFolder, find_image_folder
-from rdmldg_ray.datasets.schema import PART, dataset_location, samples_location
+from rdmldg_ray.datasets.schema import dataset_location, part_name, samples_location, version_of
 
 DEFAULT_MAX_REJECTS = 0.01
 
@@ -45,15 +47,29 @@ class Destination:
     """Of paths in the source, before the environment."""
     questions: bool = False
     """Whether each sample has a question of its own."""
+    version: str = ""
+    """Of the parts: the start of the plan's ``content``."""
 
     def part(self, shard: Shard) -> str:
         """Where a shard's samples are written."""
-        return storage.join(samples_location(self.root, self.name, shard.domain), PART.format(shard.number))
+        folder = samples_location(self.root, self.name, shard.domain)
+        return storage.join(folder, part_name(shard.number, self.version))
 
     def rejects(self, shard: Shard | None = None) -> str:
         """Where a shard's rejects are written; without a shard, the folder of all of them."""
         folder = storage.join(dataset_location(self.root, self.name), "rejects")
-        return folder if shard is None else storage.join(folder, shard.domain, PART.format(shard.number))
+        if shard is None:
+            return folder
+        return storage.join(folder, shard.domain, part_name(shard.number, self.version))
+
+    def unread(self) -> str:
+        """Where the files that are rejected unread are written."""
+        return storage.join(self.rejects(), f"unread-{self.version}.parquet")
+
+    def unpacked(self) -> str:
+        """Where an archive is unpacked, as long as it is read."""
+        folder = dataset_location(self.root, self.name)
+        return storage.join(folder, f"unpacked-{self.version}.tar")
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,7 @@ def plan_ingest(
     Raises:
         ValueError: when the source is not such a tree, or not the data set of that name.
     """
+    check_dataset_name(dataset)
     source = open_source(location)
     files, unread = source.list()
     layout = find_image_folder(location, files, dataset)
@@ -102,12 +119,24 @@ def plan_ingest(
     )
 
 
+def check_dataset_name(name: str) -> None:
+    """Raise ValueError for what cannot be the name of an ingested data set."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"'{name}' is no name for a data set; use letters, digits and . _ -")
+    check_name("the data set", name)
+    if is_embedded(name):
+        raise ValueError(
+            f"'{name}' is the data set in the package, which needs no ingest; ingest your own under another "
+            "name (--dataset custom --name NAME)"
+        )
+
+
 def make_plan(
     source: Source, target: Destination, layout: ImageFolder, rejects: Sequence[Reject], max_rejects: float
 ) -> IngestPlan:
     """The plan for what a source was found to hold; raises as ``plan_ingest``."""
-    if not _NAME.fullmatch(target.name):
-        raise ValueError(f"'{target.name}' is no name for a data set; use letters, digits and . _ -")
+    for environment in layout.environments:
+        check_name("the environment", environment)
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
     for environment, files in layout.environments.items():
         for file in files:
@@ -118,7 +147,7 @@ def make_plan(
         digest.update(f"{reject.path}\0{reject.reason}\n".encode())
     plan = IngestPlan(
         source=source,
-        target=target,
+        target=replace(target, version=version_of(digest.hexdigest())),
         layout=layout,
         rejects=rejects,
         shards=list(_shards(layout)),

@@ -2,15 +2,16 @@
 
 ::
 
-    <root>/datasets/<name>/samples/<domain>/part-00000.parquet    SAMPLE_SCHEMA
-    <root>/datasets/<name>/index/<domain>/part-00000.parquet      INDEX_SCHEMA
-    <root>/datasets/<name>/rejects/...                            REJECT_SCHEMA
-    <root>/datasets/<name>/ingest.json                            which ingest the parts are of
-    <root>/datasets/<name>/dataset.json                           written last
+    <root>/datasets/<name>/samples/<domain>/part-00000-<version>.parquet    SAMPLE_SCHEMA
+    <root>/datasets/<name>/index/<domain>/part-00000-<version>.parquet      INDEX_SCHEMA
+    <root>/datasets/<name>/rejects/...                                      REJECT_SCHEMA
+    <root>/datasets/<name>/dataset.json                                     written last
 
 A plan divides the listed files into shards; each becomes one part, written whole, by a task of its own.
 So an interrupted ingest resumes with the parts that are missing, and memory holds as many shards
-as there are tasks at a time, however large the data set is.
+as there are tasks at a time, however large the data set is. The version in a part's name is the plan's: what
+is replaced lies beside it and is removed when dataset.json names the new version, so that an ingest that
+fails leaves the data set that there was.
 """
 
 import hashlib
@@ -30,10 +31,12 @@ from rdmldg_ray.datasets.schema import (
     QUESTION_SCHEMA,
     SAMPLE_SCHEMA,
     DatasetInfo,
-    dataset_location,
-    has_content,
     info_location,
+    of_version,
     read_dataset_info,
+    read_description,
+    samples_location,
+    sweep_parts,
     write_samples,
 )
 from rdmldg_ray.runtime.remote import map_rows
@@ -64,7 +67,22 @@ RunShards = Callable[[Source, Destination, Sequence[Shard]], Iterable[ShardRepor
 
 def is_ingested(plan: IngestPlan) -> bool:
     """Whether the same files are on storage already, all of them."""
-    return has_content(info_location(plan.target.root, plan.target.name), plan.content)
+    return (_described(plan.target) or {}).get("content") == plan.content
+
+
+def check_replaces(plan: IngestPlan, replace_other: bool) -> None:
+    """Refuse to replace another data set of the name, unless that is wanted.
+
+    Raises:
+        ValueError: when there is one; the message names the remedy.
+    """
+    if _described(plan.target) is not None and not is_ingested(plan) and not replace_other:
+        name = plan.target.name
+        raise ValueError(
+            f"{info_location(plan.target.root, name)}: there is a data set '{name}' with other content "
+            "(other files, sizes or times); choose another name or storage, or say that it is to be "
+            "replaced (--replace)"
+        )
 
 
 def ingest(
@@ -76,21 +94,29 @@ def ingest(
     """Write the data set; does nothing when it is there, and resumes an interrupted ingest.
 
     Args:
-        replace_other: whether a data set of the same name with other content may be replaced.
+        replace_other: whether a data set of the same name with other content may be replaced, once all
+            of the new one is written; until then it stays as it is.
         progress: called with images done, all images, and a word on rejects.
         run_shards: what runs ``write_shard`` over the shards; Ray Data by default, which must be
             connected.
 
     Raises:
-        ValueError: when there is another data set of that name, or more files are rejected than allowed.
+        ValueError: when there is another data set of that name or another ingest writes it meanwhile, or
+            more files are rejected than allowed.
         StorageError: when the source cannot be read or the storage cannot be written.
     """
     target = plan.target
+    check_replaces(plan, replace_other)
     if is_ingested(plan):
-        return read_dataset_info(target.root, target.name)
-    _begin(plan, replace_other)
-    source = plan.source
-    unpacked = storage.join(dataset_location(target.root, target.name), "unpacked.tar")
+        info = read_dataset_info(target.root, target.name)
+        if info.version:
+            storage.delete_file(target.unpacked())
+            sweep_parts(target.root, target.name, info.version)
+        return info
+    before = _described(target)
+    if plan.rejects:
+        storage.write_table(target.unread(), _reject_table(plan.rejects, None))
+    source, unpacked = plan.source, target.unpacked()
     if isinstance(source, TarSource) and source.needs_unpacking():
         source = replace(source, unpacked=unpacked) if storage.exists(unpacked) else source.unpack(unpacked)
 
@@ -103,7 +129,6 @@ def ingest(
         done += report.samples + report.rejects
         check_rejects(plan, rejected, _reject_messages(target))
         progress(done, total, f"{rejected} rejected")
-    storage.delete_file(unpacked)
 
     info = DatasetInfo(
         name=target.name,
@@ -112,23 +137,37 @@ def ingest(
         counts={domain: counts[domain] for domain in plan.layout.environments},
         sizes={domain: len(files) for domain, files in plan.layout.environments.items()},
         questions=target.questions,
+        content=plan.content,
+        version=target.version,
     )
-    described = {**asdict(info), "content": plan.content, "source": plan.source.location}
+    missing = {target.part(shard) for shard in plan.shards} - _written(target, plan)
+    if (missing or _described(target) != before) and not is_ingested(plan):
+        raise ValueError(
+            f"{info_location(target.root, target.name)}: another ingest wrote the data set '{target.name}' "
+            "meanwhile; this one did not replace it, run it again if that is meant"
+        )
+    described = {**asdict(info), "source": plan.source.location}
     storage.write_json(info_location(target.root, target.name), described)
-    storage.delete_file(_marker(target))
+    storage.delete_file(unpacked)
+    sweep_parts(target.root, target.name, target.version)
     return info
 
 
-def read_rejects(root: str, name: str) -> pa.Table:
-    """The rejects of an ingest, in REJECT_SCHEMA; of any, also of one that stopped."""
+def read_rejects(root: str, name: str, version: str | None = None) -> pa.Table:
+    """The rejects of an ingest, in REJECT_SCHEMA.
+
+    Args:
+        version: of an ingest that stopped, as its plan's target has it; by default that of the data set.
+    """
+    if version is None:
+        version = read_dataset_info(root, name).version
     folder = Destination(root, name, (), "").rejects()
-    if not storage.list_files(folder, ".parquet"):
-        return REJECT_SCHEMA.empty_table()
-    return storage.read_table(folder)
+    files = of_version(storage.list_files(folder, ".parquet"), version)
+    return pa.concat_tables([REJECT_SCHEMA.empty_table(), *map(storage.read_table, files)])
 
 
 def _reject_messages(target: Destination) -> Iterator[str]:
-    yield from read_rejects(target.root, target.name)["message"].to_pylist()
+    yield from read_rejects(target.root, target.name, target.version)["message"].to_pylist()
 
 
 def write_shard(source: Source, target: Destination, shard: Shard) -> ShardReport:
@@ -159,7 +198,14 @@ def write_shard(source: Source, target: Destination, shard: Shard) -> ShardRepor
         storage.write_table(target.rejects(shard), _reject_table(rejects, shard.domain))
     schema = pa.schema([*SAMPLE_SCHEMA, *QUESTION_SCHEMA]) if target.questions else SAMPLE_SCHEMA
     table = pa.Table.from_pylist(samples, schema=schema)
-    write_samples(root=target.root, name=target.name, domain=shard.domain, part=shard.number, samples=table)
+    write_samples(
+        root=target.root,
+        name=target.name,
+        domain=shard.domain,
+        part=shard.number,
+        samples=table,
+        version=target.version,
+    )
     return ShardReport(shard.domain, shard.number, len(samples), len(rejects))
 
 
@@ -179,33 +225,18 @@ def _sample(target: Destination, domain: str, file: SourceFile, data: bytes, ind
     }
 
 
-def _marker(target: Destination) -> str:
-    return storage.join(dataset_location(target.root, target.name), "ingest.json")
+def _described(target: Destination) -> dict[str, Any] | None:
+    return read_description(info_location(target.root, target.name))
 
 
-def _begin(plan: IngestPlan, replace_other: bool) -> None:
-    """Make room: parts that are there afterwards are of this plan."""
-    target = plan.target
-    info_file = info_location(target.root, target.name)
-    if storage.exists(info_file) and not replace_other:
-        raise ValueError(
-            f"{info_file}: there is a data set '{target.name}' with other content (other files, sizes or "
-            "times); choose another name or storage, or say that it is to be replaced (--replace)"
-        )
-    if has_content(_marker(target), plan.content):
-        return
-    # What says that the parts are whole goes first, what says whose they are comes last.
-    storage.delete_file(info_file)
-    storage.delete_file(_marker(target))
-    folder = dataset_location(target.root, target.name)
-    for stale in ("samples", "index"):
-        storage.delete_folder(storage.join(folder, stale))
-    storage.delete_folder(target.rejects())
-    storage.delete_file(storage.join(folder, "unpacked.tar"))
-    if plan.rejects:
-        table = _reject_table(plan.rejects, None)
-        storage.write_table(storage.join(target.rejects(), "unread.parquet"), table)
-    storage.write_json(_marker(target), {"content": plan.content, "source": plan.source.location})
+def _written(target: Destination, plan: IngestPlan) -> set[str]:
+    """The parts of samples that are on storage, as ``Destination.part`` has them."""
+    found = set()
+    for domain in plan.layout.environments:
+        folder = samples_location(target.root, target.name, domain)
+        prefix = storage.folder_prefix(folder)
+        found |= {storage.join(folder, file.removeprefix(prefix)) for file in storage.list_files(folder)}
+    return found
 
 
 def _count_rows(location: str) -> int:
