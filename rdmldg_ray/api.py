@@ -44,7 +44,7 @@ from rdmldg_ray.runs.results import RunResults
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.run_plan import RunPlan, plan_run
 from rdmldg_ray.runs.status import RunStatus, run_status
-from rdmldg_ray.runs.store import RunStore
+from rdmldg_ray.runs.store import RunStore, damage_told
 from rdmldg_ray.runtime import submission
 from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.runtime.session import connected
@@ -396,7 +396,9 @@ def candidates(
     storage: str | None = None,
 ) -> Chains:
     """The chains that a round of a run has drawn; by default for the run's first held-out domain."""
-    return _chains(find_candidates(read_run(run, storage=storage), held_out, round_number), verdict)
+    location = find_candidates(read_run(run, storage=storage), held_out, round_number)
+    with damage_told(location, "restore them, or run the round again, which draws them anew"):
+        return _chains(location, verdict)
 
 
 def export_model(

@@ -203,15 +203,21 @@ def rejected_by_round(state: State) -> list[dict[str, Any]]:
     rows = []
     for stage in stages_of(state, "generate"):
         entry = state[stage.name]
-        rows.append(
-            {
-                "held_out": stage.held_out,
-                "round": stage.round,
-                "candidates": entry["candidates"],
-                "rejected": 1 - entry["accepted"] / entry["candidates"],
-                "without_chain": 1 - entry["images_with_chain"] / entry["images"],
-            }
-        )
+        try:
+            rows.append(
+                {
+                    "held_out": stage.held_out,
+                    "round": stage.round,
+                    "candidates": entry["candidates"],
+                    "rejected": 1 - entry["accepted"] / entry["candidates"],
+                    "without_chain": 1 - entry["images_with_chain"] / entry["images"],
+                }
+            )
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(
+                f"the state.json of {stage.held_out} lacks what {stage.name} counted ({error!r}); restore "
+                "it, or remove the stage from it and run again"
+            ) from None
     return rows
 
 

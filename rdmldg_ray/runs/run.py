@@ -108,12 +108,16 @@ class Run:
             write_json(self.store.versions_uri, package_versions())
 
     def check_chains(self) -> None:
-        """Read the teacher's chains as training will, so that a mistake in them ends a run at once.
+        """Read the index and the teacher's chains as the stages will, so that a mistake in them ends a run at
+        once.
 
         Raises:
-            ValueError: when chains are missing or one is not well-formed.
+            ValueError: when a split is empty, chains are missing, or one is not well-formed.
         """
-        for stage in self.remaining():
+        remaining = self.remaining()
+        for held_out in dict.fromkeys(stage.held_out for stage in remaining):
+            self.data.evaluation_set(held_out)  # raises where a split is empty
+        for stage in remaining:
             if stage.kind == "mtct":
                 self.data.check_chains(stage)
 

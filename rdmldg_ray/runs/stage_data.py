@@ -42,6 +42,14 @@ class StageData:
                 holdout_fraction=data.holdout_fraction,
             )
             parts.append((rows, split, True))
+        for rows, split, is_target in parts:
+            if not len(rows):
+                which = f"held-out {held_out}" if is_target else "source domains"
+                raise ValueError(
+                    f"data set {self.info.name}, {held_out} held out: the '{split}' split of the {which} has "
+                    "no image to evaluate on, for those in it were rejected by the ingest, or are of no base "
+                    "class; raise data.holdout_fraction, or ingest more images"
+                )
         return pa.concat_tables(
             rows.append_column("split", pa.repeat(split, len(rows))).append_column(
                 "held_out", pa.repeat(is_target, len(rows))

@@ -29,8 +29,8 @@ def missing_outputs(store: RunStore, stage: Stage, data: StageData, summary: dic
     checks = {"mtct": _training, "train": _training, "generate": _candidates, "evaluate": _predictions}
     try:
         return list(checks[stage.kind](store, stage, data, summary))
-    except ValueError as error:  # a file that is missing or cannot be read
-        return [str(error)]
+    except (ValueError, KeyError) as error:  # a file or column that is missing or cannot be read
+        return [f"{store.stage_uri(stage)}: {error}"]
 
 
 def adapter_tensors(location: str) -> dict[str, list[int]]:
@@ -75,7 +75,7 @@ def _training(store: RunStore, stage: Stage, data: StageData, summary: dict[str,
         assert before
         if shapes != adapter_tensors(before):
             yield f"{adapter}: has other weights than {before}, from which it was trained"
-    read_table(join(adapter, PARITY_FILE), ["id"])
+    read_table(join(adapter, PARITY_FILE), ["logprobs"])["logprobs"]
     training = config.mtct if stage.kind == "mtct" else config.sarr.training
     steps = BatchPlan.make(summary["samples"], config.workers.num_workers, training, seed=0).total_steps
     metrics = store.metrics_uri(stage.held_out, stage.model)
