@@ -29,7 +29,7 @@ from rdmldg_ray.datasets.schema import DatasetInfo, chains_location, info_locati
 from rdmldg_ray.domainbed.catalogue import get_dataset
 from rdmldg_ray.domainbed.records import read_results
 from rdmldg_ray.domainbed.selection import Record
-from rdmldg_ray.models.folder import check_model, looks_local, model_folder
+from rdmldg_ray.models.folder import check_base_model, check_model, looks_local, model_folder
 from rdmldg_ray.report.analyses import ANALYSES, Analysis
 from rdmldg_ray.report.rejections import round_printer
 from rdmldg_ray.report.sweep import sweep_title, write_sweep
@@ -571,7 +571,7 @@ def _located(config: Config) -> Config:
 
 def _open_dataset(config: Config) -> DatasetInfo:
     """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
-    check_model(config.model.path)
+    check_base_model(config.model.path)
     check_writable(config.storage)
     write_embedded(config.storage, config.data.dataset)
     return read_dataset_info(config.storage, config.data.dataset)

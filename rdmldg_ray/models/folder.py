@@ -13,6 +13,16 @@ TINY_BASE = Path(__file__).parent / "tiny_base"
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_INDEX = ".safetensors.index.json"
+# Files of which each, where it is there, holds a JSON object.
+_OBJECTS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.json",
+    *_PROCESSOR_FILES,
+)
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 # Of these tokenizers of transformers every one has a padding token, whether their files name it or not.
 _PAD_BY_DEFAULT = ("Qwen2",)
@@ -56,13 +66,24 @@ def check_model(path: str) -> None:
         model_folder(path)
 
 
+def check_base_model(path: str) -> None:
+    """``check_model`` for a model that is to be trained.
+
+    Raises:
+        ValueError: also for a family that is not supported, and for one without a chat template or a padding
+            token.
+    """
+    if path == "tiny" or looks_local(path):
+        _check_base(model_folder(path))
+
+
 def looks_local(path: str) -> bool:
     """Whether a model setting names a folder rather than a hub id such as ``org/name``."""
     return path.startswith((".", "/", "~")) or Path(path).is_dir()
 
 
 def check_model_folder(folder: Path) -> None:
-    """Check that a saved model is whole, and of a family that is supported, without loading it.
+    """Check that a saved model is whole, without loading it.
 
     Raises:
         ValueError: when it is not; the message names the file and the remedy.
@@ -86,23 +107,24 @@ def check_model_folder(folder: Path) -> None:
             f"{folder}: no image processor ({', '.join(_PROCESSOR_FILES)}); "
             "save it there with processor.save_pretrained"
         )
-    settings = {file.name: _read_object(file) for file in sorted(folder.glob("*.json"))}
-    family_of(folder)
+    for name in _OBJECTS:
+        _read_object(folder / name)
     found = {name for file in weights for name in tensor_shapes(str(file.absolute()))}
     if not found:
         raise ValueError(f"{weights[0]}: holds no weights; save or download the model again")
-    for name, index in settings.items():
-        if name.endswith(".safetensors.index.json"):
-            lacking = sorted(set(index.get("weight_map", {})) - found)
-            if lacking:
-                raise ValueError(
-                    f"{folder / name}: lists {len(lacking)} weights that no file here holds, such as "
-                    f"{lacking[0]}; download or copy the missing *.safetensors"
-                )
-    _check_chat(folder, settings)
+    for file in sorted(folder.glob(f"*{_INDEX}")):
+        lacking = sorted(set(_read_object(file).get("weight_map", {})) - found)
+        if lacking:
+            raise ValueError(
+                f"{file}: lists {len(lacking)} weights that no file here holds, such as {lacking[0]}; "
+                "download or copy the missing *.safetensors"
+            )
 
 
-def _check_chat(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
+def _check_base(folder: Path) -> None:
+    """Raise ValueError for a whole model that cannot be trained here."""
+    family_of(folder)
+    settings = {name: _read_object(folder / name) for name in _OBJECTS}
     if not any((folder / name).is_file() for name in _TEMPLATE_FILES) and not any(
         content.get("chat_template") for content in settings.values()
     ):
@@ -111,8 +133,8 @@ def _check_chat(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
             "model without one is not trained here: give its instruction-tuned version, or save a template "
             "there with processor.save_pretrained"
         )
-    tokenizer = settings.get("tokenizer_config.json", {})
-    told = tokenizer.get("pad_token") or settings.get("special_tokens_map.json", {}).get("pad_token")
+    tokenizer = settings["tokenizer_config.json"]
+    told = tokenizer.get("pad_token") or settings["special_tokens_map.json"].get("pad_token")
     if not told and not str(tokenizer.get("tokenizer_class", "")).startswith(_PAD_BY_DEFAULT):
         raise ValueError(
             f"{folder / 'tokenizer_config.json'}: names no pad_token, and batches are padded; set it to a "
@@ -121,6 +143,9 @@ def _check_chat(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is not there."""
+    if not file.is_file():
+        return {}
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -45,6 +45,7 @@ _IRRELEVANT: dict[Kind, tuple[str, ...]] = {
         "evaluation.zero_shot",
         "data.chains",
         "data.augment",
+        "data.long_chains",
         "lora",
         "mtct",
         "sarr",

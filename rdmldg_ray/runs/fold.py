@@ -173,7 +173,8 @@ class FoldPipeline:
             )
         if left_out:
             self.console.print(
-                f"  {left_out} images have no accepted chain and took no part", highlight=False
+                f"  {left_out} images have no accepted chain, or one too long, and took no part",
+                highlight=False,
             )
         only_label = training_set["chain"].null_count
         if only_label:

@@ -20,7 +20,9 @@ from rdmldg_ray.runs.plan import count_samples, plan_stages
 from rdmldg_ray.runs.serving import Serving
 from rdmldg_ray.runs.stage_cache import StageCache
 from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.runs.stage_outputs import named
 from rdmldg_ray.runs.store import RunStore, Stage, State, stages_of
+from rdmldg_ray.runtime.remote import in_task
 from rdmldg_ray.runtime.versions import package_versions
 from rdmldg_ray.storage import write_json
 
@@ -55,6 +57,7 @@ class Run:
         self.store = RunStore(config.storage, config.name)
         self.data = StageData(config, info)
         self.stages = plan_stages(config, info)
+        self._maybe_long: list[Stage] = []
         self.serving = Serving(config, list(info.classes), console)
         self.folds = {
             held_out: FoldPipeline(
@@ -119,7 +122,14 @@ class Run:
             self.data.evaluation_set(held_out)  # raises where a split is empty
         for stage in remaining:
             if stage.kind == "mtct":
-                self.data.check_chains(stage)
+                coverage = self.data.check_chains(stage)
+                if coverage.long and self.config.data.long_chains == "refuse":
+                    self._maybe_long.append(stage)
+                if coverage.without:
+                    self._note(
+                        f"{stage.name} trains on no image of {named(coverage.without)} classes, which have "
+                        f"no accepted chain of '{self.config.data.chains}'"
+                    )
 
     def check_settings(self) -> None:
         """Check that the run, where it exists, was started with the same settings.
@@ -177,7 +187,19 @@ class Run:
         self.console.print(f"run '{self.config.name}': {text}", highlight=False, markup=False)
 
     def run(self) -> None:
-        """Run what remains, in order. Ray must be connected."""
+        """Run what remains, in order. Ray must be connected.
+
+        Raises:
+            ValueError: before the first stage for chains that ``check_chains`` has found to be too long.
+        """
+        long = {row for stage in self._maybe_long for row in in_task(self.data.long_chains, stage)}
+        if long:
+            ids = [f"{sample_id}: {tokens} tokens" for sample_id, tokens in sorted(long)]
+            raise ValueError(
+                f"chains of '{self.config.data.chains}' that with their prompt are longer than "
+                f"model.max_length {self.config.model.max_length}: {named(ids)}; raise it, set their "
+                "'accepted' to false, or set data.long_chains=drop"
+            )
         try:
             for stage in self.remaining():
                 number = self.stages.index(stage) + 1
