@@ -11,7 +11,7 @@ from rdmldg_ray.models.parity import PARITY_FILE
 from rdmldg_ray.runs.estimate import Calibration, calibrate
 from rdmldg_ray.runs.results import RunResults
 from rdmldg_ray.runs.stage_outputs import adapter_tensors
-from rdmldg_ray.runs.store import Stage, damage_told
+from rdmldg_ray.runs.store import Stage, damage_told, stages_of
 from rdmldg_ray.storage import absolute, download_folder, exists, join, read_table
 
 
@@ -98,10 +98,15 @@ def calibrate_run(run: RunResults) -> Calibration:
     """The rates of a finished run, for estimates of others.
 
     Raises:
-        ValueError: when no stage of some kind is complete.
+        ValueError: when no stage of some kind is complete, or what it left is damaged.
     """
-    rates = {}
-    for stage, steps in run.metrics().items():
+    rates: dict[str, float] = {}
+    metrics = run.metrics()
+    for done in [*stages_of(run.state, "mtct"), *stages_of(run.state, "train")]:
+        if not metrics.get(done.name):
+            file = run.store.metrics_uri(done.held_out, done.model)
+            raise ValueError(f"{file}: is missing or empty; restore it, or calibrate with another run")
+    for stage, steps in metrics.items():
         # After a resume the last rate is not that of the whole stage.
         if steps and steps[-1].get("resumed_at") == 0 and (rate := steps[-1].get("samples_per_s")):
             rates[stage] = rate

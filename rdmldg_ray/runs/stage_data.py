@@ -142,7 +142,8 @@ class StageData:
     def _long(self, training_set: pa.Table) -> list[tuple[str, int]]:
         # One token has several characters, so that shorter chains leave room for the prompt. Where they do
         # not, training itself refuses them, when it meets them.
-        long = training_set.filter(pc.utf8_length(training_set["chain"]) > self.config.model.max_length)
+        most = self.config.model.max_length
+        long = training_set.filter(pc.greater(pc.utf8_length(training_set["chain"]), most))
         if not len(long):
             return []
         from rdmldg_ray.mtct.lengths import long_samples

@@ -72,7 +72,7 @@ def commands(root):
 
 def cut(file):
     data = file.read_bytes()
-    file.write_bytes(data[: len(data) // 2])
+    file.write_bytes(data[: len(data) // 2 - 7])  # not at the end of a line
 
 
 def emptied(file):
