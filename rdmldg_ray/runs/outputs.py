@@ -24,6 +24,10 @@ def find_candidates(run: RunResults, held_out: str | None, round_number: int) ->
     for stage in run.stages():
         if (stage.kind, stage.round) == ("generate", round_number) and held_out in (None, stage.held_out):
             return run.store.candidates_uri(stage.held_out, stage.model)
+    for stage in stages_of(run.state, "generate", held_out):
+        if stage.round == round_number:
+            location = run.store.candidates_uri(stage.held_out, stage.model)
+            raise ValueError(f"{location}: no candidates here any more; {run.store.redo_remedy(stage)}")
     raise ValueError(
         f"{run.location}: no candidates of round {round_number} for {held_out or 'any domain'}; correct "
         "--round or --held-out, or look how far the run is with `rdmldg status`"
