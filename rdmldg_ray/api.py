@@ -29,7 +29,7 @@ from rdmldg_ray.datasets.schema import DatasetInfo, chains_location, info_locati
 from rdmldg_ray.domainbed.catalogue import get_dataset
 from rdmldg_ray.domainbed.records import read_results
 from rdmldg_ray.domainbed.selection import Record
-from rdmldg_ray.models.folder import check_model, looks_local, model_folder
+from rdmldg_ray.models.folder import check_base_model, check_model, looks_local, model_folder
 from rdmldg_ray.report.analyses import ANALYSES, Analysis
 from rdmldg_ray.report.rejections import round_printer
 from rdmldg_ray.report.sweep import sweep_title, write_sweep
@@ -44,7 +44,7 @@ from rdmldg_ray.runs.results import RunResults
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.run_plan import RunPlan, plan_run
 from rdmldg_ray.runs.status import RunStatus, run_status
-from rdmldg_ray.runs.store import RunStore
+from rdmldg_ray.runs.store import RunStore, damage_told
 from rdmldg_ray.runtime import submission
 from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.progress import progress_bar
@@ -400,7 +400,8 @@ def candidates(
 ) -> Chains:
     """The chains that a round of a run has drawn; by default for the run's first held-out domain."""
     location = find_candidates(read_run(run, storage=storage), held_out, round_number)
-    return _chains(location, read_chain_file(location), verdict)
+    with damage_told(location, "restore them, or run the round again, which draws them anew"):
+        return _chains(location, read_chain_file(location), verdict)
 
 
 def export_model(
@@ -573,7 +574,7 @@ def _located(config: Config) -> Config:
 
 def _open_dataset(config: Config) -> DatasetInfo:
     """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
-    check_model(config.model.path)
+    check_base_model(config.model.path)
     check_writable(config.storage)
     write_embedded(config.storage, config.data.dataset)
     return read_dataset_info(config.storage, config.data.dataset)

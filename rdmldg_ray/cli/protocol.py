@@ -20,7 +20,13 @@ from rdmldg_ray.cli.base import (
 from rdmldg_ray.cli.runs import print_plan, print_results
 from rdmldg_ray.domainbed.selection import METHODS
 from rdmldg_ray.report.ablation import ablation_accuracies, ablation_table
-from rdmldg_ray.report.protocol import chosen_rows, chosen_table, collect_tables, single_source_tables
+from rdmldg_ray.report.protocol import (
+    chosen_rows,
+    chosen_table,
+    collect_tables,
+    error_note,
+    single_source_tables,
+)
 from rdmldg_ray.sweeps.variants import ablation_rows
 
 
@@ -39,6 +45,7 @@ def collect(
     say(f"{len(records)} records of {len(found)} runs")
     for table in [*collect_tables(records, part), *single_source_tables(records, part)]:
         console.print(table)
+    say(error_note(records))
     if chosen:
         for method in METHODS:
             console.print(chosen_table(records, method))

@@ -61,6 +61,11 @@ class DataConfig(Section):
     chains: Annotated[str, AfterValidator(partial(check_name, "the teacher"))] = Field(
         "rules", description="The teacher whose chains MTCT trains on."
     )
+    long_chains: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="A teacher's chains that with their prompt are longer than model.max_length end a run "
+        "before its first step, or their images take no part in MTCT.",
+    )
     trial_seed: Annotated[int, Field(ge=0)] = Field(
         0, description="DomainBed's trial seed; fixes the splits."
     )

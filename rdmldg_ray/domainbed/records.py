@@ -85,7 +85,7 @@ def read_results(location: str) -> list[Record]:
     if not exists(file):
         raise StorageError(f"{file}: no results here; a run writes them with its first evaluation")
     records = []
-    for number, line in enumerate(read_bytes(file).decode().splitlines(), 1):
+    for number, line in enumerate(read_bytes(file).decode(errors="replace").splitlines(), 1):
         try:
             record = json.loads(line)
             missing = {"dataset", "algorithm", "test_envs", "trial_seed", "hparams_seed"} - set(

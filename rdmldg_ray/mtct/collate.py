@@ -83,7 +83,7 @@ class MtctCollator(ArrowBatchCollateFn):
         asked = [self.prompts.asking({n: row[n][i] for n in QUESTION_SCHEMA.names if n in row}) for i in part]
         encoded = self.prompts.encode(images, asked)
         branches = [
-            self.branches(row["label"][i], row["chain"][i], prompts)
+            pathway_branches(self.weights, row["label"][i], row["chain"][i], prompts)
             for i, prompts in zip(part, asked, strict=True)
         ]
         for sample_id, prefix, row_branches in zip(ids, encoded.prefixes, branches, strict=True):
@@ -92,7 +92,7 @@ class MtctCollator(ArrowBatchCollateFn):
         return MicroBatch(ids, layout, encoded.model_inputs)
 
     def _check_length(self, sample_id: str, prefix: int, branches: list[Branch]) -> None:
-        length = prefix + max(len(branch.tail) + len(branch.target) for branch in branches)
+        length = prefix + answer_length(branches)
         if length > self.max_length:
             raise ValueError(
                 f"{sample_id}: prompt and answer have {length} tokens, more than model.max_length "
@@ -107,13 +107,21 @@ class MtctCollator(ArrowBatchCollateFn):
         rng = np.random.default_rng([self.seed, epoch, zlib.crc32(sample_id.encode())])
         return augment_image(image, rng)
 
-    def branches(self, label: str, chain: str | None, prompts: PathwayPrompts) -> list[Branch]:
-        """The pathways of one sample; one of weight zero, or a missing chain, is not laid out at all."""
-        branches = []
-        if self.weights.direct > 0:
-            target = prompts.target_ids(display_name(label))
-            branches.append(Branch(DIRECT, prompts.direct_tail, target))
-        if self.weights.reasoning > 0 and chain is not None:
-            target = prompts.target_ids(chain)
-            branches.append(Branch(REASONING, prompts.reasoning_tail, target))
-        return branches
+
+def pathway_branches(
+    weights: PathwayWeights, label: str, chain: str | None, prompts: PathwayPrompts
+) -> list[Branch]:
+    """The pathways of one sample; one of weight zero, or a missing chain, is not laid out at all."""
+    branches = []
+    if weights.direct > 0:
+        target = prompts.target_ids(display_name(label))
+        branches.append(Branch(DIRECT, prompts.direct_tail, target))
+    if weights.reasoning > 0 and chain is not None:
+        target = prompts.target_ids(chain)
+        branches.append(Branch(REASONING, prompts.reasoning_tail, target))
+    return branches
+
+
+def answer_length(branches: list[Branch]) -> int:
+    """Tokens after the shared prefix of the longest pathway."""
+    return max(len(branch.tail) + len(branch.target) for branch in branches)

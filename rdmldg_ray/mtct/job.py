@@ -10,6 +10,8 @@ from rdmldg_ray.mtct.batching import BatchPlan
 # Below a training's folder.
 ADAPTER_FOLDER = "adapter"
 METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS_FOLDER = "checkpoints"
+"""Where Ray Train keeps its checkpoints."""
 
 
 @dataclass(frozen=True)

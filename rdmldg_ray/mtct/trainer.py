@@ -1,5 +1,6 @@
 """One stage of training as a Ray Train job."""
 
+import itertools
 import logging
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray.train.torch import TorchConfig
 from rdmldg_ray.config.schema import Config, TrainingConfig
 from rdmldg_ray.models.parity import PARITY_PAIRS
 from rdmldg_ray.mtct.batching import BatchPlan
-from rdmldg_ray.mtct.job import TrainJob
+from rdmldg_ray.mtct.job import CHECKPOINTS_FOLDER, TrainJob
 from rdmldg_ray.mtct.ray_trainer import RayTrainer
 from rdmldg_ray.mtct.stream import READ_CPUS, stream_options, training_stream
 from rdmldg_ray.runtime.placement import wait_for_room
@@ -28,7 +29,6 @@ from rdmldg_ray.storage import (
     write_bytes,
 )
 
-_RAY_TRAIN_FOLDER = "checkpoints"
 # Ray Train's own record of the checkpoints that count, written when all workers have sent their shards.
 # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/constants.py#L14
 _COMMITTED = "checkpoint_manager_snapshot.json"
@@ -93,7 +93,7 @@ def train_stage(
             ),
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
             run_config=RunConfig(
-                name=_RAY_TRAIN_FOLDER,
+                name=CHECKPOINTS_FOLDER,
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=workers.max_failures),
@@ -107,7 +107,7 @@ def train_stage(
     # finds no core.
     room = [resources] * workers.num_workers + [{"CPU": READ_CPUS}]
     try:
-        for lost in range(workers.max_failures + 1):
+        for lost in itertools.count():  # without an end where max_failures is -1
             wait_for_room(room, workers.scheduling_timeout_s, "workers.scheduling_timeout_s")
             try:
                 trainer().fit()
@@ -132,7 +132,7 @@ def sweep_checkpoints(location: str) -> None:
 
     Nothing would read them again, and Ray Train does not remove them. Not while the stage trains.
     """
-    folder = join(location, _RAY_TRAIN_FOLDER)
+    folder = join(location, CHECKPOINTS_FOLDER)
     record = join(folder, _COMMITTED)
     there = list_folders(folder)  # before the record, so that none is removed that it comes to name
     state = read_json(record) if exists(record) else {"checkpoint_results": []}

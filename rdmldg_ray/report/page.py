@@ -24,9 +24,8 @@ from rdmldg_ray.report.plots import Point, bars, lines
 from rdmldg_ray.report.rejections import rejection_rows
 from rdmldg_ray.report.tables import mean_of_known, percent
 from rdmldg_ray.runs.estimate import Prices, devices
-from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.results import RunResults, config_differences, confusion, on_target
-from rdmldg_ray.runs.store import accuracies_of, round_summary
+from rdmldg_ray.runs.store import Stage, accuracies_of, round_summary
 from rdmldg_ray.storage import join
 
 # Accuracy by data set, %, as the paper reports it (arXiv 2602.23777).
@@ -93,10 +92,12 @@ def render_report(runs: Sequence[RunResults], max_images: int, prices: Prices | 
                 "name": run.name,
                 "location": run.location,
                 "sections": _sections(run, prices),
-                "cards": make_gallery(run, max_images),
+                "cards": cards,
+                "gallery_note": note,
                 "config": dump_config(run.config),
             }
             for run in runs
+            for cards, note in [_gallery(run, max_images)]
         ],
         filters=_filters,
     )
@@ -152,14 +153,33 @@ def _differences(runs: Sequence[RunResults]) -> Table | None:
 
 
 def _sections(run: RunResults, prices: Prices | None) -> list[Section]:
-    return [
-        _accuracy_section(run),
-        _training_section(run),
-        _rejection_section(run),
-        _confusion_section(run),
-        _token_section(run),
-        _time_section(run, prices),
-    ]
+    makers = {
+        "Accuracy by domain, pathway and round": _accuracy_section,
+        "Training": _training_section,
+        "The model's own chains": _rejection_section,
+        "Answers": _confusion_section,
+        "Token probabilities": _token_section,
+        "Time, cost and versions": lambda run: _time_section(run, prices),
+    }
+    sections = []
+    for title, make in makers.items():
+        try:
+            sections.append(make(run))
+        except (ValueError, KeyError, ZeroDivisionError) as error:  # its files are gone or damaged
+            sections.append(Section(title, note=_not_shown(error)))
+    return sections
+
+
+def _gallery(run: RunResults, max_images: int) -> tuple[list[Card], str]:
+    """The gallery's cards, or why there are none."""
+    try:
+        return make_gallery(run, max_images), ""
+    except (ValueError, KeyError) as error:
+        return [], _not_shown(error)
+
+
+def _not_shown(error: Exception) -> str:
+    return f"Not shown: {error if isinstance(error, ValueError) else repr(error)}"
 
 
 def _accuracy_section(run: RunResults) -> Section:
@@ -321,11 +341,9 @@ def _token_section(run: RunResults) -> Section:
 
 
 def _time_section(run: RunResults, prices: Prices | None) -> Section:
-    info = read_dataset_info(run.root, run.config.data.dataset)
-    kinds = {stage.name: stage.kind for stage in plan_stages(run.config, info)}
     used: list[tuple[str, float, float, int, Any]] = []
     for name, entry in run.state.items():
-        hours = entry["seconds"] / 3600 * devices(run.config, kinds[name])
+        hours = entry["seconds"] / 3600 * devices(run.config, Stage.parse(name).kind)
         used.append((name, entry["seconds"], hours, run.stage_bytes(name), entry.get("tokens", "")))
     seconds, hours, size = (
         sum(row[1] for row in used),

@@ -36,6 +36,20 @@ def format_cell(values: Sequence[float]) -> str:
     return f"{mean:.1f} +/- {error:.1f}"
 
 
+def error_note(records: Sequence[Record]) -> str:
+    """Over what the tables' errors are: what the trials differ in."""
+    trials: dict[int, set[Any]] = {}
+    for record in records:
+        trials.setdefault(record["args"]["trial_seed"], set()).add(record["args"].get("seed"))
+    if len(trials) < 2:
+        return "+/- is 0: there is one trial only; for an error run several, as --trials 0,1,2"
+    seeds = set.union(*trials.values())
+    # Records of DomainBed itself have the seed that follows from the trial.
+    same = len(seeds) == 1 and None not in seeds
+    differ = "splits alone, not in the seed of training" if same else "splits and in the seed of training"
+    return f"+/- is the standard error over {len(trials)} trials, which differ in {differ}"
+
+
 def collect_tables(records: Sequence[Record], part: str = "in") -> list[Table]:
     """A table for each selection method and data set, and one of averages for each method.
 

@@ -14,11 +14,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from rdmldg_ray import __version__
-from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.config.load import changes_no_result, flatten_settings
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.runs.inputs import StageInputs
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.store import Kind, Stage
 
@@ -46,6 +45,7 @@ _IRRELEVANT: dict[Kind, tuple[str, ...]] = {
         "evaluation.zero_shot",
         "data.chains",
         "data.augment",
+        "data.long_chains",
         "lora",
         "mtct",
         "sarr",
@@ -54,11 +54,15 @@ _IRRELEVANT: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def stage_keys(config: Config, info: DatasetInfo, stages: list[Stage]) -> dict[str, str]:
+def stage_keys(
+    config: Config, info: DatasetInfo, stages: list[Stage], read: StageInputs | None = None
+) -> dict[str, str]:
     """The key of each stage of a plan, 64 hexadecimal digits by the stage's name.
 
     Args:
         stages: in order, as ``plan_stages`` makes them: inputs before what depends on them.
+        read: what the stages read from outside of their run; without it the keys tell only which stages of
+            a plan are the same.
     """
     settings = flatten_settings(config.model_dump(mode="json"))
     keys: dict[str, str] = {}
@@ -66,8 +70,7 @@ def stage_keys(config: Config, info: DatasetInfo, stages: list[Stage]) -> dict[s
         inputs = [keys[name] for name in _inputs(stage)]
         keys[stage.name] = _hash(
             {
-                "version": __version__,
-                "prompts": PROMPT_VERSION,
+                "read": read.of(stage) if read else {},
                 "dataset": _identity(info),
                 "fold": stage.held_out,
                 "kind": stage.kind,

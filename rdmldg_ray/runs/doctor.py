@@ -25,7 +25,7 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.builtin.iconbed import RULES
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.models.folder import check_model, looks_local
+from rdmldg_ray.models.folder import check_base_model, looks_local
 from rdmldg_ray.runtime.versions import PACKAGE, installed_version, requirements
 from rdmldg_ray.storage import check_writable
 
@@ -190,7 +190,7 @@ def check_dataset(config: Config) -> Finding:
 def check_model_readable(path: str) -> Finding:
     """Whether the base model is here, or the hub has it."""
     try:
-        check_model(path)
+        check_base_model(path)
     except ValueError as error:
         return Finding("model", "wrong", _one_line(error), "correct model.path")
     if path == "tiny" or looks_local(path):

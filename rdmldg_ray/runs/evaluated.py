@@ -11,7 +11,7 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.runs.results import RunResults, read_run
 from rdmldg_ray.runs.run import Run
-from rdmldg_ray.runs.store import RunStore
+from rdmldg_ray.runs.store import RunStore, damage_told
 from rdmldg_ray.storage import exists, join, read_table, write_table
 
 
@@ -54,7 +54,9 @@ class EvaluatedFold:
         They are measured once, on Ray, and then read.
         """
         locations = [join(self.folder, f"{name}.parquet") for name in ("tokens", "embeddings")]
-        there = read_table(locations[0], ["model"])["model"].unique() if exists(locations[1]) else []
+        anew = f"delete {self.folder} and analyze again, which measures anew"
+        with damage_told(locations[0], anew):
+            there = read_table(locations[0], ["model"])["model"].unique() if exists(locations[1]) else []
         if [str(name) for name in there] != self.models:
             from rdmldg_ray.evaluation.probe import probe_models
 
@@ -65,7 +67,8 @@ class EvaluatedFold:
                 tables = probe_models(pipeline.config, list(pipeline.info.classes), adapters, samples)
             for location, table in zip(locations, tables, strict=True):
                 write_table(location, table)
-        return read_table(locations[0]), read_table(locations[1])
+        with damage_told(self.folder, anew):
+            return read_table(locations[0]), read_table(locations[1])
 
 
 def open_fold(

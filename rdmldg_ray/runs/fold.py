@@ -14,11 +14,14 @@ from rich.console import Console
 
 from rdmldg_ray.config.schema import Config, TrainingConfig
 from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.runs.inputs import StageInputs, check_inputs, running_inputs
 from rdmldg_ray.runs.results import write_results
 from rdmldg_ray.runs.serving import Serving
 from rdmldg_ray.runs.stage_cache import StageCache
 from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.runs.stage_outputs import missing_outputs
 from rdmldg_ray.runs.store import RunStore, Stage, State, model_name
+from rdmldg_ray.runtime.errors import RunFailedError
 from rdmldg_ray.runtime.liveness import count_alive
 from rdmldg_ray.runtime.progress import follow_progress, progress_bar
 from rdmldg_ray.runtime.remote import in_task
@@ -68,17 +71,30 @@ class FoldPipeline:
     def run_stage(self, stage: Stage) -> None:
         """Run a stage, or take it over from the cache, and enter it as complete. Ray must be connected."""
         with self._cache.claim(stage) if self._cache else nullcontext():
+            read = StageInputs(self.config, self.info)
+            check_inputs(self.store, [stage], read)
+            self.store.begin(stage, read.of(stage) | running_inputs(self.config, stage))
             started = time.perf_counter()
             self.serving.take_loading()
             summary = self._take_over(stage) or self._run(stage)
             seconds = round(time.perf_counter() - started, 1)
             entry = {"seconds": seconds, **self.serving.take_loading(), **summary}
+            self._check_outputs(stage, entry)
             if stage.kind == "evaluate":
                 write_results(self.store, self.config, self.info.environments, newest=stage)
             self.store.enter(stage, entry)
             if self._cache:
                 self._cache.register(stage, entry)
         self._on_complete(stage, self.state())
+
+    def _check_outputs(self, stage: Stage, entry: dict[str, Any]) -> None:
+        missing = in_task(missing_outputs, self.store, stage, self.data, entry)
+        if missing:
+            raise RunFailedError(
+                f"stage {stage.name} ended without all of its outputs, and is not complete:\n"
+                + "\n".join(f"  {line}" for line in missing)
+                + "\nrun again, which does this stage again"
+            )
 
     def evaluate(
         self, adapter: str | None, location: str | None = None
@@ -157,7 +173,8 @@ class FoldPipeline:
             )
         if left_out:
             self.console.print(
-                f"  {left_out} images have no accepted chain and took no part", highlight=False
+                f"  {left_out} images have no accepted chain, or one too long, and took no part",
+                highlight=False,
             )
         only_label = training_set["chain"].null_count
         if only_label:

@@ -3,6 +3,8 @@
 Imports neither torch nor ray, so that planning a run is instant.
 """
 
+import math
+
 from rdmldg_ray.config.load import ConfigError
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
@@ -15,8 +17,8 @@ def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
     """All stages of a run in order.
 
     Raises:
-        ConfigError: for a held-out domain that the data set does not have, no domain left to train on, or
-            base classes of a data set without classes.
+        ConfigError: for a held-out domain that the data set does not have, no domain left to train on, a
+            domain too small to be split, or base classes of a data set without classes.
     """
     try:
         folds = plan_folds(config.data.held_out, info.environments)
@@ -27,14 +29,33 @@ def plan_stages(config: Config, info: DatasetInfo) -> list[Stage]:
             f"data.classes: 'base' is half of a list of classes, and in {info.name} each sample has options "
             "of its own; set it to 'all'"
         )
-    stages = []
-    for domain in folds:
-        if config.evaluation.zero_shot:
-            stages.append(Stage(domain, "evaluate", -1))
-        stages += [Stage(domain, "mtct", 0), Stage(domain, "evaluate", 0)]
-        for number in range(1, config.sarr.rounds + 1):
-            stages += [Stage(domain, kind, number) for kind in ("generate", "train", "evaluate")]
+    _check_splits(config, info)
+    return [stage for domain in folds for stage in fold_stages(config, domain)]
+
+
+def fold_stages(config: Config, held_out: str) -> list[Stage]:
+    """The stages of one fold in order."""
+    stages = [Stage(held_out, "evaluate", -1)] if config.evaluation.zero_shot else []
+    stages += [Stage(held_out, "mtct", 0), Stage(held_out, "evaluate", 0)]
+    for number in range(1, config.sarr.rounds + 1):
+        stages += [Stage(held_out, kind, number) for kind in ("generate", "train", "evaluate")]
     return stages
+
+
+def _check_splits(config: Config, info: DatasetInfo) -> None:
+    """Every domain is trained on or tested on in one split and validated on in the other."""
+    fraction = config.data.holdout_fraction
+    lines = []
+    for number, domain in enumerate(info.environments):
+        size = info.size(domain)
+        inside, outside = split_indices(size, config.data.trial_seed, number, fraction)
+        if not inside or not outside:
+            least = f"at least {math.ceil(1e4 / size) / 1e4:g}" if size > 1 else "a data set with more images"
+            lines.append(f"  {domain}: {fraction:g} of {size} images leaves none; {least}")
+    if lines:
+        raise ConfigError(
+            "\n".join([f"data.holdout_fraction: {info.name} has domains that it does not split:", *lines])
+        )
 
 
 def count_samples(config: Config, info: DatasetInfo, stage: Stage) -> int:

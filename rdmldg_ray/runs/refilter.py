@@ -5,7 +5,9 @@ import time
 from rdmldg_ray.config.load import ConfigError, override_config
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.runs.store import RunStore, Stage, State, stages_of, write_fold_state
+from rdmldg_ray.mtct.job import CHECKPOINTS_FOLDER
+from rdmldg_ray.runs.store import RunStore, Stage, State, damage_told, stages_of, write_fold_state
+from rdmldg_ray.sarr.candidates import read_candidates
 from rdmldg_ray.sarr.selection import select_chains
 from rdmldg_ray.storage import copy_folder, write_json
 
@@ -45,6 +47,10 @@ def refilter_run(
     rounds = [stage for stage in stages_of(state, "generate") if stage.round == round_number]
     if not rounds:
         raise ValueError(f"{old.uri}: no complete candidates of round {round_number} to filter")
+    for stage in rounds:
+        drawn = old.candidates_uri(stage.held_out, stage.model)
+        with damage_told(drawn, old.redo_remedy(stage)):
+            read_candidates(drawn, ["id"])
 
     classes = list(read_dataset_info(root, config.data.dataset).classes)
     made: State = {}
@@ -66,7 +72,8 @@ def refilter_run(
     new.write_config(config)
     for held_out in dict.fromkeys(Stage.parse(name).held_out for name in made):
         mine = {name: entry for name, entry in made.items() if Stage.parse(name).held_out == held_out}
-        write_fold_state(new, held_out, mine)
+        read = {name: inputs for name, inputs in old.fold_inputs(held_out).items() if name in mine}
+        write_fold_state(new, held_out, mine, read)
     return new.name, made
 
 
@@ -94,4 +101,4 @@ def _copy_outputs(old: RunStore, new: RunStore, stage: Stage) -> None:
         store.round_uri(stage.held_out, stage.model) if stage.kind == "generate" else store.stage_uri(stage)
         for store in (old, new)
     )
-    copy_folder(source, target, lambda name: not name.startswith("checkpoints/"))
+    copy_folder(source, target, lambda name: not name.startswith(f"{CHECKPOINTS_FOLDER}/"))

@@ -13,12 +13,15 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.domainbed.records import RECORD_COLUMNS, make_records
 from rdmldg_ray.evaluation.predictions import read_predictions
 from rdmldg_ray.runs.store import (
+    Kind,
     RunStore,
     Stage,
     State,
     accuracies_of,
+    damage_told,
     evaluated_folds,
     evaluated_models,
+    model_round,
     stages_of,
 )
 from rdmldg_ray.sarr.candidates import read_candidates
@@ -83,8 +86,14 @@ class RunResults:
         return sum(self.files[file] for file in mine)
 
     def predictions(self, held_out: str, model: str) -> pa.Table:
-        """In ``evaluation.predictions.PREDICTION_SCHEMA``."""
-        return read_predictions(self.store.predictions_uri(held_out, model))
+        """In ``evaluation.predictions.PREDICTION_SCHEMA``.
+
+        Raises:
+            ValueError: when the file is missing or damaged; so do those below.
+        """
+        location = self.store.predictions_uri(held_out, model)
+        with damage_told(location, self._redo("evaluate", held_out, model)):
+            return read_predictions(location)
 
     def rounds(self, held_out: str) -> list[str]:
         """Rounds whose candidates are complete: ``sarr-1``, ..."""
@@ -93,25 +102,36 @@ class RunResults:
     def rejections(self, held_out: str, model: str) -> pa.Table | None:
         """In ``sarr.selection.REJECTION_SCHEMA``; None where a run did not leave them."""
         location = self.store.rejections_uri(held_out, model)
-        return read_table(location) if location in self.files else None
+        with damage_told(location, self._redo("generate", held_out, model)):
+            return read_table(location) if location in self.files else None
 
     def candidates(self, held_out: str, model: str) -> pa.Table:
         """In ``sarr.candidates.CANDIDATE_SCHEMA``."""
-        return read_candidates(self.store.candidates_uri(held_out, model))
+        location = self.store.candidates_uri(held_out, model)
+        with damage_told(location, self._redo("generate", held_out, model)):
+            return read_candidates(location)
 
     def metrics(self) -> dict[str, list[dict[str, float | None]]]:
         """Training metrics by stage, ``<held-out domain>/<model>``, a row for each step."""
         found = {}
         for stage in self.stages():
-            data = self.read(self.store.metrics_uri(stage.held_out, stage.model))
+            location = self.store.metrics_uri(stage.held_out, stage.model)
+            data = self.read(location)
             if stage.kind in ("mtct", "train") and data is not None:
-                found[stage.name] = [json.loads(line) for line in data.splitlines()]
+                with damage_told(location, self._redo(stage.kind, stage.held_out, stage.model)):
+                    found[stage.name] = [_step(line) for line in data.splitlines()]
         return found
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that the run was started with; empty for older runs."""
         data = self.read(self.store.versions_uri)
-        return json.loads(data) if data else {}
+        if data is None:
+            return {}
+        with damage_told(self.store.versions_uri, "restore it, or delete it, which loses that record alone"):
+            return dict(json.loads(data).items())
+
+    def _redo(self, kind: Kind, held_out: str, model: str) -> str:
+        return self.store.redo_remedy(Stage(held_out, kind, model_round(model)))
 
     def stages(self) -> list[Stage]:
         """Stages that have left files, complete or not: fold by fold in the order of the plan."""
@@ -126,6 +146,14 @@ class RunResults:
         kinds = ("mtct", "generate", "train", "evaluate")
         folds = self.store.in_planned_order({stage.held_out for stage in found})
         return sorted(found, key=lambda s: (folds.index(s.held_out), s.round, kinds.index(s.kind)))
+
+
+def _step(line: bytes) -> dict[str, float | None]:
+    """A line of a training's metrics."""
+    step: dict[str, float | None] = json.loads(line)
+    if not isinstance(step, dict) or not isinstance(step.get("step"), int | float):
+        raise ValueError(f"{line[:40]!r} is no step of a training")
+    return step
 
 
 def read_run(root: str, name: str) -> RunResults:
@@ -152,7 +180,9 @@ def write_results(
     lines = []
     evaluated = stages_of(store.state(), "evaluate")
     for stage in [*evaluated, *([newest] if newest and newest not in evaluated else [])]:
-        predictions = read_predictions(store.predictions_uri(stage.held_out, stage.model), RECORD_COLUMNS)
+        location = store.predictions_uri(stage.held_out, stage.model)
+        with damage_told(location, store.redo_remedy(stage)):
+            predictions = read_predictions(location, RECORD_COLUMNS)
         records = make_records(
             predictions=predictions,
             config=config,
@@ -173,15 +203,21 @@ def rejected_by_round(state: State) -> list[dict[str, Any]]:
     rows = []
     for stage in stages_of(state, "generate"):
         entry = state[stage.name]
-        rows.append(
-            {
-                "held_out": stage.held_out,
-                "round": stage.round,
-                "candidates": entry["candidates"],
-                "rejected": 1 - entry["accepted"] / entry["candidates"],
-                "without_chain": 1 - entry["images_with_chain"] / entry["images"],
-            }
-        )
+        try:
+            rows.append(
+                {
+                    "held_out": stage.held_out,
+                    "round": stage.round,
+                    "candidates": entry["candidates"],
+                    "rejected": 1 - entry["accepted"] / entry["candidates"],
+                    "without_chain": 1 - entry["images_with_chain"] / entry["images"],
+                }
+            )
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(
+                f"the state.json of {stage.held_out} lacks what {stage.name} counted ({error!r}); restore "
+                "it, or remove the stage from it and run again"
+            ) from None
     return rows
 
 

@@ -9,19 +9,30 @@ from itertools import groupby
 import pyarrow as pa
 from rich.console import Console
 
-from rdmldg_ray.config.load import ConfigError, changes_no_result, flatten_settings, parse_tree
+from rdmldg_ray.config.load import ConfigError, changes_no_result, flatten_settings
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.mtct.batching import BatchPlan
 from rdmldg_ray.mtct.tracking import check_tracking
 from rdmldg_ray.runs.fold import FoldPipeline
+from rdmldg_ray.runs.inputs import StageInputs, check_inputs
 from rdmldg_ray.runs.plan import count_samples, plan_stages
 from rdmldg_ray.runs.serving import Serving
 from rdmldg_ray.runs.stage_cache import StageCache
 from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.runs.stage_outputs import named
 from rdmldg_ray.runs.store import RunStore, Stage, State, stages_of
+from rdmldg_ray.runtime.remote import in_task
 from rdmldg_ray.runtime.versions import package_versions
-from rdmldg_ray.storage import read_bytes, write_json
+from rdmldg_ray.storage import write_json
+
+_ONLY_ROUNDING = (
+    "mtct.micro_batch_size",
+    "sarr.training.micro_batch_size",
+    "workers.num_workers",
+    "workers.zero_stage",
+)
+"""How a step is cut: with others of these a training gives the same result but for rounding."""
 
 
 class Run:
@@ -46,6 +57,7 @@ class Run:
         self.store = RunStore(config.storage, config.name)
         self.data = StageData(config, info)
         self.stages = plan_stages(config, info)
+        self._maybe_long: list[Stage] = []
         self.serving = Serving(config, list(info.classes), console)
         self.folds = {
             held_out: FoldPipeline(
@@ -83,27 +95,47 @@ class Run:
         return images, BatchPlan.make(images, self.config.workers.num_workers, training, 0).total_steps
 
     def prepare(self) -> None:
-        """Record the config of a new run; check that of an old one, as ``check_settings`` does."""
+        """Record the config of a new run; check that of an old one, as ``check_settings`` does, and that what
+        its stages read is what it was.
+
+        Raises:
+            ConfigError: when it is not.
+        """
         self.check_settings()
+        remaining = self.remaining()
+        if remaining and not check_inputs(self.store, remaining, StageInputs(self.config, self.info)):
+            self._note("some stages are of a release that did not record what they read: not compared")
         check_tracking(self.config.tracking)
         if not self.store.exists():
             self.store.write_config(self.config)
             write_json(self.store.versions_uri, package_versions())
 
     def check_chains(self) -> None:
-        """Read the teacher's chains as training will, so that a mistake in them ends a run at once.
+        """Read the index and the teacher's chains as the stages will, so that a mistake in them ends a run at
+        once.
 
         Raises:
-            ValueError: when chains are missing or one is not well-formed.
+            ValueError: when a split is empty, chains are missing, or one is not well-formed.
         """
-        for stage in self.remaining():
+        remaining = self.remaining()
+        for held_out in dict.fromkeys(stage.held_out for stage in remaining):
+            self.data.evaluation_set(held_out)  # raises where a split is empty
+        for stage in remaining:
             if stage.kind == "mtct":
-                self.data.check_chains(stage)
+                coverage = self.data.check_chains(stage)
+                if coverage.long and self.config.data.long_chains == "refuse":
+                    self._maybe_long.append(stage)
+                if coverage.without:
+                    self._note(
+                        f"{stage.name} trains on no image of {named(coverage.without)} classes, which have "
+                        f"no accepted chain of '{self.config.data.chains}'"
+                    )
 
     def check_settings(self) -> None:
         """Check that the run, where it exists, was started with the same settings.
 
-        Settings that change no result, such as the number of engines, may change.
+        Settings that change no result, such as the number of engines, may change, and those that change
+        its rounding alone.
 
         Raises:
             ConfigError: when others differ.
@@ -111,14 +143,17 @@ class Run:
         if not self.store.exists():
             return
         # A setting that is younger than the run had its default.
-        before = flatten_settings(Config().model_dump(mode="json")) | flatten_settings(
-            parse_tree(read_bytes(self.store.config_uri).decode())
-        )
+        recorded = self.store.read_config()
+        before = flatten_settings(recorded.model_dump(mode="json"))
         now = flatten_settings(self.config.model_dump(mode="json"))
         # A mapping of the user's own, such as image settings, may have keys on one side only.
         changed = [
             key for key in before | now if before.get(key) != now.get(key) and not changes_no_result(key)
         ]
+        rounding = [key for key in changed if self._only_rounding(key, recorded)]
+        for key in rounding:
+            self._note(f"{key} was {before[key]}, now {now[key]}; results are the same but for rounding")
+        changed = [key for key in changed if key not in rounding]
         if changed:
             lines = [f"  {key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
             raise ConfigError(
@@ -131,8 +166,40 @@ class Run:
                 )
             )
 
+    def _only_rounding(self, key: str, before: Config) -> bool:
+        """Whether another value of a setting than that of the run's config is of no consequence."""
+        # Dropout draws for each forward pass.
+        if key not in _ONLY_ROUNDING or self.config.lora.dropout > 0:
+            return False
+        if key.endswith("micro_batch_size"):
+            return True
+        # DeepSpeed has another optimizer for bfloat16 at stage 0.
+        stages = {before.workers.zero_stage, self.config.workers.zero_stage}
+        if key == "workers.zero_stage" and 0 in stages and self.config.model.dtype == "bfloat16":
+            return False
+        # Where a training has recorded how its checkpoint is cut, that is compared; see ``runs.inputs``.
+        return not any(
+            self.store.checkpointed(stage) and stage.name not in self.store.fold_inputs(stage.held_out)
+            for stage in self.remaining()
+        )
+
+    def _note(self, text: str) -> None:
+        self.console.print(f"run '{self.config.name}': {text}", highlight=False, markup=False)
+
     def run(self) -> None:
-        """Run what remains, in order. Ray must be connected."""
+        """Run what remains, in order. Ray must be connected.
+
+        Raises:
+            ValueError: before the first stage for chains that ``check_chains`` has found to be too long.
+        """
+        long = {row for stage in self._maybe_long for row in in_task(self.data.long_chains, stage)}
+        if long:
+            ids = [f"{sample_id}: {tokens} tokens" for sample_id, tokens in sorted(long)]
+            raise ValueError(
+                f"chains of '{self.config.data.chains}' that with their prompt are longer than "
+                f"model.max_length {self.config.model.max_length}: {named(ids)}; raise it, set their "
+                "'accepted' to false, or set data.long_chains=drop"
+            )
         try:
             for stage in self.remaining():
                 number = self.stages.index(stage) + 1

@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.mtct.job import CHECKPOINTS_FOLDER
 from rdmldg_ray.runs.cache_key import stage_keys
+from rdmldg_ray.runs.inputs import StageInputs
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.store import RunStore, Stage
 from rdmldg_ray.sarr.candidates import read_candidates
@@ -26,7 +28,7 @@ from rdmldg_ray.storage import (
     write_json,
 )
 
-_NOT_COPIED = ("checkpoints/", f"{CANDIDATES_FOLDER}/", f"{SELECTED_FOLDER}/", REJECTIONS_FILE)
+_NOT_COPIED = (f"{CHECKPOINTS_FOLDER}/", f"{CANDIDATES_FOLDER}/", f"{SELECTED_FOLDER}/", REJECTIONS_FILE)
 
 Claim = Callable[[str], AbstractContextManager[None]]
 """Holds a key while its stage is looked up or computed, so that no two runs compute it at once."""
@@ -43,13 +45,16 @@ class StageCache:
     def __init__(
         self, config: Config, info: DatasetInfo, index: str, claim: Claim = lambda key: nullcontext()
     ):
+        self._config, self._info = config, info
         self._store = RunStore(config.storage, config.name)
-        self._keys = stage_keys(config, info, plan_stages(config, info))
+        self._keys = self._find_keys()
         self._index = index
         self._claim = claim
 
     def claim(self, stage: Stage) -> AbstractContextManager[None]:
         """Hold a stage for the time of a block."""
+        # Chains may have been added since the run began.
+        self._keys = self._find_keys()
         return self._claim(self._keys[stage.name])
 
     def find(self, stage: Stage) -> list[str]:
@@ -79,6 +84,10 @@ class StageCache:
         if entry.get("drawn_anew", 1) > 0:
             runs = [run for run in self._registered(stage) if run != self._store.name]
             write_json(self._entry_uri(stage), [*runs, self._store.name])
+
+    def _find_keys(self) -> dict[str, str]:
+        plan = plan_stages(self._config, self._info)
+        return stage_keys(self._config, self._info, plan, StageInputs(self._config, self._info))
 
     def _registered(self, stage: Stage) -> list[str]:
         uri = self._entry_uri(stage)

@@ -17,6 +17,19 @@ from rdmldg_ray.runs.store import RunStore, Stage
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """What the teacher's chains leave open for a stage.
+
+    Attributes:
+        without: classes of the training split that no accepted chain is of.
+        long: whether a chain may be too long for the model.
+    """
+
+    without: tuple[str, ...]
+    long: bool
+
+
+@dataclass(frozen=True)
 class StageData:
     """The data of a run's stages, as indices without images (``datasets.index.sample_index``)."""
 
@@ -41,6 +54,14 @@ class StageData:
                 holdout_fraction=data.holdout_fraction,
             )
             parts.append((rows, split, True))
+        for rows, split, is_target in parts:
+            if not len(rows):
+                which = f"held-out {held_out}" if is_target else "source domains"
+                raise ValueError(
+                    f"data set {self.info.name}, {held_out} held out: the '{split}' split of the {which} has "
+                    "no image to evaluate on, for those in it were rejected by the ingest, or are of no base "
+                    "class; raise data.holdout_fraction, or ingest more images"
+                )
         return pa.concat_tables(
             rows.append_column("split", pa.repeat(split, len(rows))).append_column(
                 "held_out", pa.repeat(is_target, len(rows))
@@ -64,19 +85,32 @@ class StageData:
         # In one piece: to take rows of a column of several puts them all together, each time.
         return chosen.combine_chunks(), len(samples) - len(chosen)
 
-    def check_chains(self, stage: Stage) -> None:
+    def check_chains(self, stage: Stage) -> "Coverage":
         """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``."""
+        labels: set[str] = set()
+        covered: set[str] = set()
+        longest = 0
         if self.config.mtct.weights.reasoning == 0:
-            return
-        accepted = 0
+            return Coverage((), False)
         for domain in self._sources(stage.held_out):
             samples = self._trained_split([domain], "in")
+            labels |= set(samples["label"].unique().to_pylist())
             location = chains_location(self.config.storage, self.info.name, self.config.data.chains, domain)
             for file in chain_files(self.config.storage, self.info.name, self.config.data.chains, [domain]):
                 chains = read_chain_file(file, CHAIN_COLUMNS)
-                accepted += len(attach_chains(samples, chains, location, may_be_none=True))
-        if not accepted:
+                found = attach_chains(samples, chains, location, may_be_none=True)
+                covered |= set(found["label"].unique().to_pylist())
+                longest = max(longest, pc.max(pc.utf8_length(found["chain"])).as_py() or 0)
+        if not covered:
             self.training_set(stage)
+        return Coverage(tuple(sorted(labels - covered)), longest > self.config.model.max_length)
+
+    def long_chains(self, stage: Stage) -> list[tuple[str, int]]:
+        """Samples of MTCT whose prompt and chain are longer than ``model.max_length``, with their tokens.
+
+        Loads the model's processor; call it in a task.
+        """
+        return self._long(self._with_teacher(self.source_index(stage.held_out, "in"), stage))
 
     def _trained_split(self, domains: Sequence[str], split: Literal["in", "out"]) -> pa.Table:
         data = self.config.data
@@ -95,7 +129,25 @@ class StageData:
     def _teacher_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
         if self.config.mtct.weights.reasoning == 0:  # labels only
             return samples.append_column("chain", pa.repeat(pa.scalar("", pa.large_string()), len(samples)))
+        found = self._with_teacher(samples, stage)
+        if self.config.data.long_chains == "drop":
+            dropped = pa.array([sample_id for sample_id, _ in self._long(found)], pa.string())
+            found = found.filter(pc.invert(pc.is_in(found["id"], value_set=dropped)))
+        return found
+
+    def _with_teacher(self, samples: pa.Table, stage: Stage) -> pa.Table:
         return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)))
+
+    def _long(self, training_set: pa.Table) -> list[tuple[str, int]]:
+        # One token has several characters, so that shorter chains leave room for the prompt. Where they do
+        # not, training itself refuses them, when it meets them.
+        most = self.config.model.max_length
+        long = training_set.filter(pc.greater(pc.utf8_length(training_set["chain"]), most))
+        if not len(long):
+            return []
+        from rdmldg_ray.mtct.lengths import long_samples
+
+        return long_samples(long, list(self.info.classes), self.config)
 
     def _own_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
         location = RunStore(self.config.storage, self.config.name).selected_uri(stage.held_out, stage.model)

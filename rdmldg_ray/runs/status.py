@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rdmldg_ray.datasets.schema import read_dataset_info
-from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.plan import fold_stages, plan_stages
 from rdmldg_ray.runs.results import RunResults, read_run
 from rdmldg_ray.runs.store import Stage
 from rdmldg_ray.runtime.progress import PROGRESS_FILE
@@ -55,8 +55,7 @@ def run_status(root: str, name: str) -> RunStatus:
         StorageError: when there is none.
     """
     run = read_run(root, name)
-    # Runs are copied from place to place; the data set is where the run is.
-    stages = plan_stages(run.config, read_dataset_info(root, run.config.data.dataset))
+    stages = planned_stages(run)
     remaining = [stage for stage in stages if stage.name not in run.state]
     current = remaining[0] if remaining else None
     found = [_stage_status(run, stage, stage == current) for stage in stages]
@@ -69,23 +68,39 @@ def run_status(root: str, name: str) -> RunStatus:
     )
 
 
+def planned_stages(run: RunResults) -> list[Stage]:
+    """The stages of a run; without its data set those of the folds that it has begun."""
+    try:
+        # Runs are copied from place to place; the data set is where the run is.
+        return plan_stages(run.config, read_dataset_info(run.root, run.config.data.dataset))
+    except ValueError:
+        folds = run.store.in_planned_order({stage.held_out for stage in run.stages()})
+        if not folds:
+            raise
+        return [stage for held_out in folds for stage in fold_stages(run.config, held_out)]
+
+
 def _stage_status(run: RunResults, stage: Stage, current: bool) -> StageStatus:
     if stage.name in run.state:
         return StageStatus(stage.name, "complete", seconds=run.state[stage.name]["seconds"])
     file = join(run.store.stage_uri(stage), PROGRESS_FILE)
     if not current or not exists(file):
         return StageStatus(stage.name, "waiting")
-    progress = read_json(file)
-    quiet = max(0.0, time.time() - progress["written"]) if "written" in progress else None
-    return StageStatus(
-        stage.name,
-        "running",
-        done=progress["done"],
-        total=progress["total"],
-        text=progress["text"],
-        eta_s=progress.get("eta_s"),
-        quiet_s=quiet,
-    )
+    try:
+        progress = read_json(file)
+        return StageStatus(
+            stage.name,
+            "running",
+            done=int(progress["done"]),
+            total=int(progress["total"]),
+            text=str(progress["text"]),
+            eta_s=None if progress.get("eta_s") is None else float(progress["eta_s"]),
+            quiet_s=max(0.0, time.time() - float(progress["written"])) if "written" in progress else None,
+        )
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # Only what the stage says of itself; it is written anew with the next step.
+        told = " ".join(str(error).split())
+        return StageStatus(stage.name, "running", text=f"{file} cannot be read ({told})")
 
 
 def _eta(stages: list[Stage], found: list[StageStatus], state: dict[str, Any]) -> float | None:

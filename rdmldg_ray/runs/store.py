@@ -15,17 +15,22 @@ is complete when, and only when, it is entered there. Runs of release 0.1.0 had 
 folds; they are read, and resumed, as they are.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError
 
 from rdmldg_ray.config.load import dump_config, parse_config
 from rdmldg_ray.config.names import check_name
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.domainbed.records import RESULTS_FILE
-from rdmldg_ray.mtct.job import ADAPTER_FOLDER, METRICS_FILE
+from rdmldg_ray.mtct.job import ADAPTER_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
 from rdmldg_ray.sarr.selection import CANDIDATES_FOLDER, REJECTIONS_FILE, SELECTED_FOLDER
 from rdmldg_ray.storage import (
     StorageError,
@@ -34,7 +39,6 @@ from rdmldg_ray.storage import (
     list_entries,
     list_folders,
     read_bytes,
-    read_json,
     write_bytes,
     write_json,
 )
@@ -43,6 +47,9 @@ Kind = Literal["mtct", "generate", "train", "evaluate"]
 
 State = dict[str, dict[str, Any]]
 """Complete stages by name, each with its seconds and summary, in the order in which they were completed."""
+
+Inputs = dict[str, str]
+"""What a stage read from outside of its run, as digests by name; see ``runs.inputs``."""
 
 ZERO_SHOT, MTCT = "zero-shot", "mtct"
 
@@ -55,6 +62,8 @@ _ROUND = re.compile(r"sarr-([1-9]\d*)")
 # Entries of release 0.1.0.
 _RENAMED = {"kept": "accepted", "tokens_per_kept": "tokens_per_selected"}
 _SELECTED_BEFORE = "kept"
+# Numbers that an entry has, whatever the release that wrote it.
+_COUNTED = {"generate": ("seconds", "candidates", "accepted")}
 
 
 def model_name(number: int) -> str:
@@ -172,10 +181,12 @@ class RunStore:
 
         Raises:
             StorageError: when there is no such run.
+            ValueError: when the file is damaged, or of another release.
         """
         if not self.exists():
             raise StorageError(f"{self.uri}: no run here; correct the run's name, or --storage")
-        config = parse_config(read_bytes(self.config_uri).decode())
+        with damage_told(self.config_uri, f"restore it, or delete {self.uri} and run anew"):
+            config = parse_config(read_bytes(self.config_uri).decode())
         return config.model_copy(update={"storage": self.root})
 
     def write_config(self, config: Config) -> None:
@@ -204,31 +215,74 @@ class RunStore:
         state = self.fold_state(stage.held_out) | {stage.name: entry}
         write_fold_state(self, stage.held_out, state)
 
+    def begin(self, stage: Stage, inputs: Inputs) -> None:
+        """Record what a stage that begins reads."""
+        known = self.fold_inputs(stage.held_out) | {stage.name: inputs}
+        write_fold_state(self, stage.held_out, self._read_fold(stage.held_out), known)
+
+    def fold_inputs(self, held_out: str) -> dict[str, Inputs]:
+        """What the begun stages of a fold have read; without those of releases that did not record it."""
+        return {
+            f"{held_out}/{below}": inputs
+            for below, inputs in self._read_file(held_out).get("inputs", {}).items()
+        }
+
+    def checkpointed(self, stage: Stage) -> bool:
+        """Whether a training has left a checkpoint from which it would resume."""
+        names = list_folders(self.checkpoints_uri(stage))
+        return any(name.startswith("checkpoint_") for name in names)
+
     def _read_fold(self, held_out: str) -> State:
+        stages = self._read_file(held_out).get("stages", {})
+        return {f"{held_out}/{below}": entry for below, entry in stages.items()}
+
+    def _read_file(self, held_out: str) -> dict[str, Any]:
+        """A fold's file of state, checked; empty where there is none."""
         file = self._state_uri(held_out)
         if not exists(file):
             return {}
-        value = read_json(file)
-        if value["version"] > _STATE_VERSION:
-            raise ValueError(
-                f"{file}: has version {value['version']}, and this release reads up to {_STATE_VERSION}; "
-                "use the release that wrote it, or a newer one"
-            )
-        return {f"{held_out}/{below}": entry for below, entry in value["stages"].items()}
+        with damage_told(file, self._state_remedy(f"{self.uri}/{held_out}")):
+            value = _object(json.loads(read_bytes(file)))
+            version = value["version"]
+            if not isinstance(version, int):
+                raise TypeError(f"its version is {version!r}")
+            if version > _STATE_VERSION:
+                raise OtherReleaseError(
+                    f"{file}: has version {version}, and this release reads up to {_STATE_VERSION}; "
+                    "use the release that wrote it, or a newer one"
+                )
+            for below, entry in _object(value["stages"]).items():
+                _check_entry(f"{held_out}/{below}", entry)
+            for inputs in _object(value.get("inputs", {})).values():
+                _object(inputs)
+            return value
 
     def _earlier_state(self, held_out: str | None = None) -> State:
         """What release 0.1.0 entered in one file for the run, of one fold or of all."""
         file = join(self.uri, _STATE_FILE)
         if not exists(file):
             return {}
+        with damage_told(file, self._state_remedy(self.uri)):
+            state = {}
+            for name, entry in _object(json.loads(read_bytes(file))).items():
+                state[name] = {_RENAMED.get(key, key): value for key, value in _object(entry).items()}
+                _check_entry(name, state[name])
         return {
-            name: {_RENAMED.get(key, key): value for key, value in entry.items()}
-            for name, entry in read_json(file).items()
-            if held_out in (None, Stage.parse(name).held_out)
+            name: entry for name, entry in state.items() if held_out in (None, Stage.parse(name).held_out)
         }
+
+    def _state_remedy(self, folder: str) -> str:
+        return f"restore it, or delete {folder} and run again, which computes what lies there anew"
 
     def _state_uri(self, held_out: str) -> str:
         return join(self.uri, held_out, _STATE_FILE)
+
+    def redo_remedy(self, stage: Stage) -> str:
+        """What to do where an output of a complete stage is damaged."""
+        return (
+            f"restore it, or remove '{stage.name.removeprefix(f'{stage.held_out}/')}' from 'stages' in "
+            f"{self._state_uri(stage.held_out)} and run again, which computes the stage anew"
+        )
 
     def in_planned_order(self, folds: Iterable[str]) -> list[str]:
         """Folds in the order in which the run plans them."""
@@ -268,6 +322,10 @@ class RunStore:
         """The adapter that a training left; None for the base model."""
         return None if model == ZERO_SHOT else join(self.round_uri(held_out, model), ADAPTER_FOLDER)
 
+    def checkpoints_uri(self, stage: Stage) -> str:
+        """The checkpoints of a training."""
+        return join(self.stage_uri(stage), CHECKPOINTS_FOLDER)
+
     def metrics_uri(self, held_out: str, model: str) -> str:
         """A line of JSON for each optimizer step of a training."""
         return join(self.round_uri(held_out, model), METRICS_FILE)
@@ -303,10 +361,85 @@ def run_names(root: str) -> list[str]:
     return [name for name in list_folders(runs_uri(root)) if RunStore(root, name).exists()]
 
 
-def write_fold_state(store: RunStore, held_out: str, state: State) -> None:
-    """Replace the state of a fold."""
-    stages = {name.removeprefix(f"{held_out}/"): entry for name, entry in state.items()}
-    write_json(join(store.uri, held_out, _STATE_FILE), {"version": _STATE_VERSION, "stages": stages})
+def write_fold_state(
+    store: RunStore, held_out: str, state: State, inputs: Mapping[str, Inputs] | None = None
+) -> None:
+    """Replace the state of a fold.
+
+    Args:
+        inputs: what its stages read, by their names; by default as it is recorded.
+    """
+    known = store.fold_inputs(held_out) if inputs is None else inputs
+    value: dict[str, Any] = {"version": _STATE_VERSION, "stages": _below(held_out, state)}
+    if known:
+        value["inputs"] = _below(held_out, known)
+    write_json(join(store.uri, held_out, _STATE_FILE), value)
+
+
+def _below(held_out: str, by_name: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(f"{held_out}/"): value for name, value in by_name.items()}
+
+
+# What is read may be cut, edited by hand, or of another release.
+
+
+class OtherReleaseError(ValueError):
+    """A file is of a release that this one does not read."""
+
+
+@contextmanager
+def damage_told(file: str, remedy: str) -> Iterator[None]:
+    """Around reading a file of a run.
+
+    Raises:
+        ValueError: with file and remedy, in the place of what a damaged file makes a parser raise.
+    """
+    try:
+        yield
+    except OtherReleaseError:
+        raise
+    except StorageError as error:
+        raise StorageError(f"{error}; {remedy}") from error
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'all of it'}: "
+            + (
+                "this release has no such setting, use the one that wrote it"
+                if item["type"] == "extra_forbidden"
+                else item["msg"]
+            )
+            for item in error.errors()
+        )
+        raise ValueError(f"{file}: is no config of this release: {found}; or {remedy}") from None
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise ValueError(f"{file}: is cut, damaged or edited ({told}); {remedy}") from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"a mapping is wanted, not {str(value)[:40]!r}")
+    return value
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    stage = Stage.parse(name)
+    for key in _COUNTED.get(stage.kind, ("seconds",)):
+        value = _object(entry).get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise TypeError(f"stage '{name}': '{key}' is {value!r}, and a number is wanted")
+    for measures in _object(entry.get("accuracy", {})).values():
+        for value in _object(measures).values():
+            if not isinstance(value, int | float):
+                raise TypeError(f"stage '{name}': an accuracy is {value!r}, and a number is wanted")
 
 
 # What a state tells.

@@ -12,7 +12,7 @@ from rdmldg_ray.config.load import SPACES, ConfigError
 from rdmldg_ray.config.parse import read_yaml
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.runs.store import ZERO_SHOT, Stage, stages_of
-from rdmldg_ray.sweeps.variants import with_settings
+from rdmldg_ray.sweeps.variants import sweep_config
 
 _PROTOCOL = (
     "name",
@@ -134,7 +134,7 @@ def check_space(space: SweepSpace, config: Config) -> None:
             for value in (values if isinstance(values, list) else _bounds(values))
         ]
     for settings in trials:
-        with_settings(config, settings)
+        sweep_config(config, settings)
     if space.pathway not in config.evaluation.pathways:
         raise ConfigError(f"pathway: evaluation.pathways of the recipe has no '{space.pathway}'")
 

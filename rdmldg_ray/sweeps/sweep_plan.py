@@ -8,7 +8,7 @@ from rdmldg_ray.runs.cache_key import count_shared
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.store import Kind
 from rdmldg_ray.sweeps.space import SweepSpace
-from rdmldg_ray.sweeps.variants import with_settings
+from rdmldg_ray.sweeps.variants import sweep_config
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,6 @@ def plan_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> SweepPla
     """The plan of a sweep; writes nothing."""
     shared = None
     if space.search == "grid":
-        trials = [with_settings(config, settings) for settings in space.grid()]
+        trials = [sweep_config(config, settings) for settings in space.grid()]
         shared = count_shared(trials, info)
     return SweepPlan(config, space, len(plan_stages(config, info)), shared)

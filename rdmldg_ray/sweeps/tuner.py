@@ -20,15 +20,16 @@ from ray.tune.search.optuna import OptunaSearch
 from rdmldg_ray.config.load import ConfigError
 from rdmldg_ray.config.schema import Config, EnginesConfig
 from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.runs.inputs import StageInputs
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.serving import keeps_engines
 from rdmldg_ray.runs.stage_cache import StageCache
-from rdmldg_ray.runs.store import ZERO_SHOT, RunStore, Stage, State
+from rdmldg_ray.runs.store import ZERO_SHOT, RunStore, Stage, State, damage_told
 from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.storage import as_uri, exists, join, read_bytes, write_bytes
 from rdmldg_ray.sweeps.space import Range, SweepSpace, count_evaluations, score, trial_row
-from rdmldg_ray.sweeps.variants import with_settings
+from rdmldg_ray.sweeps.variants import sweep_config
 
 _TUNE_FOLDER = "tune"
 _LEASE_S = 60.0
@@ -99,7 +100,7 @@ def run_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> list[dict
         ConfigError: when a sweep of that name was started with other settings.
     """
     location = sweep_location(config)
-    _record(location, config, space)
+    _record(location, config, info, space)
     trainable = tune.with_resources(
         tune.with_parameters(
             _trial,
@@ -159,7 +160,7 @@ def _least_engines(engines: EnginesConfig) -> int:
 def _trial(settings: dict[str, Any], base: Config, info: DatasetInfo, pathway: str, claims: Any) -> None:
     """One trial: a run under the sweep's name and the trial's id."""
     name = f"{base.name}-{tune.get_context().get_trial_id()}"
-    config = with_settings(base, {**settings, "name": name})
+    config = sweep_config(base, {**settings, "name": name})
     # Another attempt of the trial is another holder.
     holder = f"{name}/{os.getpid()}"
 
@@ -212,19 +213,38 @@ def _domain(space: SweepSpace, values: list[Any] | Range) -> Any:
     return (tune.loguniform if values.scale == "log" else tune.uniform)(values.min, values.max)
 
 
-def _record(location: str, config: Config, space: SweepSpace) -> None:
-    """Record what the sweep is; refuse to resume another under its name."""
+def _record(location: str, config: Config, info: DatasetInfo, space: SweepSpace) -> None:
+    """Record what the sweep is and reads; refuse to resume another under its name."""
     file = join(location, "sweep.yaml")
-    now = {
+    read = StageInputs(config, info)
+    now: dict[str, Any] = {
         "space": space.model_dump(mode="json"),
         "config": config.model_dump(mode="json", exclude={"storage"}),
+        "inputs": {},
     }
+    for stage in plan_stages(config, info):
+        now["inputs"] |= read.of(stage)
     if not exists(file):
         write_bytes(file, yaml.safe_dump(now, sort_keys=False).encode())
-    elif yaml.safe_load(read_bytes(file)) != now:
+        return
+    remedy = f"set another name (name=...), or delete {location}"
+    with damage_told(file, f"restore it, or {remedy}"):
+        before = dict(yaml.safe_load(read_bytes(file)))
+        # A setting that is younger than the sweep had its default.
+        config_before = Config.model_validate(before["config"]).model_dump(mode="json", exclude={"storage"})
+        inputs_before = dict(before.get("inputs", now["inputs"]))
+    if (before["space"], config_before) != (now["space"], now["config"]):
+        raise ConfigError(f"sweep '{config.name}' exists with other settings (see {file}); {remedy}")
+    if "inputs" not in before and "lora.rank" in space.settings and "lora.alpha" not in space.settings:
         raise ConfigError(
-            f"sweep '{config.name}' exists with other settings (see {file}); set another name (name=...), "
-            f"or delete {location}"
+            f"sweep '{config.name}' is of a release that kept lora.alpha while lora.rank varied; finish it "
+            f"with that release, or {remedy}"
+        )
+    changed = [name for name, was in inputs_before.items() if now["inputs"].get(name, was) != was]
+    if changed:
+        raise ConfigError(
+            f"sweep '{config.name}': trials would not compare, for these changed since it began: "
+            f"{', '.join(changed)}; bring them back, {remedy}"
         )
 
 
@@ -240,6 +260,6 @@ def _row(config: Config, info: DatasetInfo, space: SweepSpace, result: Any) -> d
     if result.error:
         status = f"failed: {str(result.error).strip().splitlines()[-1]}"
     else:
-        planned = _planned(with_settings(config, settings), info)
+        planned = _planned(sweep_config(config, settings), info)
         status = "complete" if count_evaluations(state) == planned else "stopped early"
     return trial_row(run=run, settings=settings, state=state, pathway=space.pathway, status=status)

@@ -9,7 +9,8 @@ from typing import Any
 
 from rdmldg_ray.config.load import ConfigError, override_config
 from rdmldg_ray.config.schema import Config
-from rdmldg_ray.runs.store import MTCT, ZERO_SHOT, model_name
+from rdmldg_ray.domainbed.splits import seed_hash
+from rdmldg_ray.runs.store import MTCT, ZERO_SHOT, RunStore, model_name
 
 LABELS, CHAINS, BOTH = "labels", "chains", "both"
 
@@ -27,6 +28,9 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
 def trial_configs(config: Config, seeds: str | None) -> list[Config]:
     """A config for each of DomainBed's trial seeds, written ``0,1,2``; the config itself without them.
 
+    As DomainBed's, trials differ in their splits and in the seed of training and sampling. Trial 0 has the
+    config's own seed; so has a trial that was begun by a release in which all had.
+
     Raises:
         ConfigError: when the seeds are not whole numbers.
     """
@@ -35,10 +39,36 @@ def trial_configs(config: Config, seeds: str | None) -> list[Config]:
     numbers = [seed.strip() for seed in seeds.split(",")]
     if not all(number.isdecimal() for number in numbers):
         raise ConfigError(f"--trials {seeds}: give whole numbers with commas between them, such as 0,1,2")
-    return [
-        with_settings(config, {"name": f"{config.name}-trial-{seed}", "data.trial_seed": seed})
-        for seed in dict.fromkeys(map(int, numbers))
-    ]
+    return [_trial_config(config, trial) for trial in dict.fromkeys(map(int, numbers))]
+
+
+def _trial_config(config: Config, trial: int) -> Config:
+    name, seed = f"{config.name}-trial-{trial}", config.seed
+    begun = RunStore(config.storage, name)
+    if trial > 0 and not (begun.exists() and begun.read_config().seed == seed):
+        seed = seed_hash(config.seed, trial)
+    return with_settings(config, {"name": name, "data.trial_seed": trial, "seed": seed})
+
+
+def sweep_config(config: Config, settings: dict[str, Any]) -> Config:
+    """The config of a sweep's trial: ``with_settings``, with ``lora.alpha`` in its proportion to the rank.
+
+    Otherwise a trial of another rank would have another scale, alpha over rank, too. A sweep that gives
+    ``lora.alpha`` itself has it as given.
+
+    Raises:
+        ConfigError: as ``with_settings``, and where no whole number has the proportion.
+    """
+    made = with_settings(config, settings)
+    if made.lora.rank == config.lora.rank or "lora.alpha" in settings:
+        return made
+    alpha, rest = divmod(config.lora.alpha * made.lora.rank, config.lora.rank)
+    if rest or not alpha:
+        raise ConfigError(
+            f"lora.rank {made.lora.rank}: no whole lora.alpha is to it as {config.lora.alpha} is to "
+            f"{config.lora.rank}; give lora.alpha in the sweep too"
+        )
+    return with_settings(made, {"lora.alpha": alpha})
 
 
 def ablation_configs(config: Config) -> dict[str, Config]:

@@ -127,4 +127,5 @@ def _write_round(store, held_out, samples):
     write_table(store.rejections_uri(held_out, "sarr-1"), pa.Table.from_pylist(counted))
     accepted = sum(row["accepted"] for row in rows)
     summary = {"images": len(rows), "candidates": len(rows), "accepted": accepted, "tokens": 9 * len(rows)}
+    summary |= {"images_with_chain": accepted}
     return {f"{held_out}/sarr-1/candidates": {"seconds": 7.0, **summary, "rejected": {"wrong_class": 1}}}

@@ -5,6 +5,7 @@ from rdmldg_ray.report.protocol import (
     chosen_table,
     collect_tables,
     environment_names,
+    error_note,
     format_cell,
     mean_and_error,
     single_source_tables,
@@ -38,6 +39,25 @@ DOMAINBED = {
         ("Averages", "RD-MLDG"): ["74.2 +/- 3.4", "78.5 +/- 6.9"],
     },
 }
+
+
+@pytest.mark.parametrize(
+    ("args", "note"),
+    [
+        ([(0, 0)], "there is one trial only"),
+        (
+            [(0, 0), (1, 0), (2, 0)],
+            "over 3 trials, which differ in splits alone, not in the seed of training",
+        ),
+        ([(0, 0), (1, 7)], "over 2 trials, which differ in splits and in the seed of training"),
+        ([(0, None), (1, None)], "over 2 trials, which differ in splits and in the seed of training"),
+    ],
+)
+def test_what_the_error_is_over_is_told(args, note):
+    records = [
+        {"args": {"trial_seed": trial} | ({} if seed is None else {"seed": seed})} for trial, seed in args
+    ]
+    assert note in error_note(records)
 
 
 def rows(table):

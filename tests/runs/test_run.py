@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -70,6 +71,33 @@ def test_an_unknown_domain_is_named_with_those_there_are():
         ConfigError, match=r"data\.held_out: pets has no domain 'foto'; it has: art, photo, sketch"
     ):
         names("data.held_out=foto")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "counts", "named"),
+    [
+        (0.001, {}, ["art: 0.001 of 50 images leaves none; at least 0.02"]),
+        (0.001, {"sketch": 4}, ["sketch: 0.001 of 4 images leaves none; at least 0.25"]),
+        (0.2, {"photo": 4}, ["photo: 0.2 of 4 images leaves none; at least 0.25"]),
+        (
+            0.2,
+            {"photo": 3, "art": 2},
+            ["photo: 0.2 of 3 images leaves none; at least 0.3334", "at least 0.5"],
+        ),
+        (0.9, {"photo": 1}, ["photo: 0.9 of 1 images leaves none; a data set with more images"]),
+    ],
+)
+def test_a_domain_that_is_not_split_is_named_when_planned(fraction, counts, named):
+    info = replace(INFO, counts={**INFO.counts, **counts})
+    with pytest.raises(ConfigError, match=r"data\.holdout_fraction: pets has domains") as error:
+        plan_stages(config(f"data.holdout_fraction={fraction}"), info)
+    assert all(line in str(error.value) for line in named)
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.2, 5), (0.25, 4), (0.5, 2), (0.02, 50), (0.3334, 3)])
+def test_a_split_of_one_image_is_one(fraction, size):
+    info = replace(INFO, counts=dict.fromkeys(INFO.environments, size))
+    assert plan_stages(config(f"data.holdout_fraction={fraction}"), info)
 
 
 def test_training_reads_the_sources_in_parts_and_evaluation_the_target_and_the_sources_out_parts():

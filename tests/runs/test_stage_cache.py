@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from rdmldg_ray.chains.format import SECTIONS, render_chain
+from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.domainbed.records import read_results
@@ -13,10 +14,17 @@ from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.stage_cache import StageCache
 from rdmldg_ray.runs.store import Stage, write_fold_state
+from rdmldg_ray.runtime.errors import RunFailedError
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
 from rdmldg_ray.storage import join, read_json, read_table, write_bytes, write_table
+from tests.helpers.stage_files import write_training
 from tools import mini
 
+ADAPTER = [
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "adapter/parity.parquet",
+]
 MTCT, EVALUATION = Stage("flat", "mtct", 0), Stage("flat", "evaluate", 0)
 DRAWS, ROUND = Stage("flat", "generate", 1), Stage("flat", "train", 1)
 
@@ -55,12 +63,12 @@ def files_of(run, folder):
 
 def test_a_stage_of_the_same_key_is_copied_whole_but_for_its_checkpoints(group):
     first, second = group("first"), group("second", "sarr.filter.max_tokens=50")
-    files = {"adapter/adapter_config.json": b"{}", "metrics.jsonl": b"1\n", "checkpoints/x/optimizer": b"2"}
-    finish(first, MTCT, files, samples=7)
+    summary = write_training(first.store, MTCT, first.config, 48)
+    finish(first, MTCT, {"checkpoints/x/optimizer": b"2"}, **summary)
     second.folds["flat"].run_stage(MTCT)
-    assert files_of(second, "flat/mtct") == ["adapter/adapter_config.json", "metrics.jsonl"]
+    assert files_of(second, "flat/mtct") == [*ADAPTER, "metrics.jsonl"]
     entry = second.state()["flat/mtct"]
-    assert (entry["samples"], entry["shared"]) == (7, ["first"])
+    assert (entry["samples"], entry["shared"]) == (48, ["first"])
     assert entry["seconds"] < 5
 
 
@@ -79,25 +87,53 @@ def test_what_was_deleted_or_is_not_complete_is_not_found(group):
 
 def test_a_rounds_training_is_copied_without_what_its_draws_left(group):
     first, second = group("first"), group("second")
-    files = {"adapter/weights": b"1", "candidates/part-0.parquet": b"2", "selected/part-0.parquet": b"3"}
-    finish(first, ROUND, {**files, "rejections.parquet": b"4"}, samples=3)
-    second.folds["flat"].run_stage(ROUND)
-    assert files_of(second, "flat/sarr-1") == ["adapter/weights"]
+    finish(first, MTCT, {}, **write_training(first.store, MTCT, first.config, 48))
+    files = {"candidates/part-0.parquet": b"2", "selected/part-0.parquet": b"3", "rejections.parquet": b"4"}
+    finish(first, ROUND, files, **write_training(first.store, ROUND, first.config, 30))
+    for stage in (MTCT, ROUND):
+        second.folds["flat"].run_stage(stage)
+    assert files_of(second, "flat/sarr-1") == [*ADAPTER, "metrics.jsonl"]
 
 
-def predictions():
+def test_a_copy_that_is_not_whole_is_not_complete(group):
+    first, second = group("first"), group("second")
+    finish(first, MTCT, {}, **write_training(first.store, MTCT, first.config, 48))
+    write_bytes(join(first.location, "flat/mtct/adapter/adapter_model.safetensors"), b"cut")
+    with pytest.raises(
+        RunFailedError, match=r"stage flat/mtct ended without all of its outputs(.|\n)*cut or no"
+    ):
+        second.folds["flat"].run_stage(MTCT)
+    assert second.state() == {}
+
+
+def test_chains_that_were_added_make_another_key(group, tmp_path):
+    first = group("first")
+    finish(first, MTCT, {}, **write_training(first.store, MTCT, first.config, 48))
+    chains = read_chains(str(tmp_path), "mini", "rules", ["paint"])
+    write_chains(str(tmp_path), "mini", "rules", "paint", chains.slice(1))
+    assert group("second").cache.find(MTCT) == []
+    write_chains(str(tmp_path), "mini", "rules", "paint", chains)
+    write_chains(str(tmp_path), "mini", "rules", "flat", chains.slice(1))  # not of a source
+    assert group("third").cache.find(MTCT) == ["first"]
+
+
+def predictions(run):
     rows = [
-        {"domain": domain, "split": split, "held_out": domain == "flat", "pathway": "direct", "correct": True}
-        for domain, split in (("flat", "in"), ("flat", "out"), ("paint", "out"), ("sketch", "out"))
+        {**sample, "pathway": pathway, "correct": True}
+        for sample in run.data.evaluation_set("flat")
+        .select(["id", "domain", "split", "held_out"])
+        .to_pylist()
+        for pathway in ("direct", "reasoning")
     ]
     return pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA)
 
 
 def test_a_copied_evaluation_stands_in_the_results_of_the_run_that_took_it(group):
     first, second = group("first"), group("second", "sarr.filter.max_tokens=50")
-    finish(first, EVALUATION, {"predictions.parquet": predictions()}, accuracy={})
+    files = {"predictions.parquet": predictions(first), "metrics.json": b"{}"}
+    finish(first, EVALUATION, files, accuracy={})
     second.folds["flat"].run_stage(EVALUATION)
-    [record] = read_results(second.location)
+    [record, _] = read_results(second.location)
     assert record["hparams"]["sarr"]["filter"]["max_tokens"] == 50
 
 
@@ -127,7 +163,14 @@ def candidates(run, tokens):
 
 def test_draws_are_judged_anew_by_each_run_without_an_engine(group):
     strict = group("strict", "sarr.filter.max_tokens=40")
-    finish(strict, DRAWS, {"part-00000.parquet": candidates(strict, [60, 30])}, candidates=96, drawn_anew=96)
+    finish(
+        strict,
+        DRAWS,
+        {"part-00000.parquet": candidates(strict, [60, 30])},
+        candidates=96,
+        accepted=0,
+        drawn_anew=96,
+    )
     loose, none = group("loose"), group("none", "sarr.filter.max_tokens=10", "sarr.max_attempts=2")
     loose.folds["flat"].run_stage(DRAWS)
     none.folds["flat"].run_stage(DRAWS)
@@ -152,7 +195,8 @@ def test_a_key_is_held_from_the_search_to_the_registration(group):
         yield
         assert run.cache._registered(MTCT) == ["first", "second"]
 
-    finish(group("first"), MTCT, {"metrics.jsonl": b"1\n"})
+    first = group("first")
+    finish(first, MTCT, {}, **write_training(first.store, MTCT, first.config, 48))
     run = group("second", "evaluation.zero_shot=false", claim=claim)
     run.folds["flat"].run_stage(MTCT)
     assert held == [run.cache._keys["flat/mtct"]]

@@ -1,15 +1,17 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from rdmldg_ray.chains.format import SECTIONS, render_chain
+from rdmldg_ray.chains.store import write_chains
 from rdmldg_ray.config.load import load_config
-from rdmldg_ray.datasets.schema import chains_location, index_location, samples_location
+from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, chains_location, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.runs.plan import count_samples
-from rdmldg_ray.runs.stage_data import StageData
+from rdmldg_ray.runs.stage_data import Coverage, StageData
 from rdmldg_ray.runs.store import RunStore, Stage
 from rdmldg_ray.storage import StorageError, read_table, write_table
 
@@ -166,3 +168,23 @@ def test_base_classes_alone_are_trained_and_validated_on_and_all_are_tested(stor
     rows = data.evaluation_set("flat").to_pylist()
     assert {row["label"] for row in rows if row["held_out"]} == set(info.classes)
     assert {row["label"] for row in rows if not row["held_out"]} == base
+
+
+def test_classes_that_no_chain_is_of_are_told(tmp_path, store, info):
+    shutil.copytree(Path(store) / "datasets", tmp_path / "datasets")
+    config = load_config("demo", ["data.held_out=paint", f"storage={tmp_path}"])
+    data = StageData(config, info)
+    assert data.check_chains(MTCT) == Coverage((), long=False)
+    for domain in ("flat", "gradient", "sketch"):
+        chains = read_table(chains_location(str(tmp_path), info.name, "rules", domain)).to_pylist()
+        kept = [row for row in chains if "/bird/" not in row["id"]]
+        write_chains(str(tmp_path), info.name, "rules", domain, pa.Table.from_pylist(kept, CHAIN_SCHEMA))
+    assert data.check_chains(MTCT).without == ("bird",)
+
+
+def test_a_split_without_images_is_told_before_anything_is_trained(iconbed, store, info):
+    config = iconbed.config.model_copy(update={"storage": store})
+    assert len(StageData(config, info).evaluation_set("paint"))
+    base = config.model_copy(update={"data": config.data.model_copy(update={"classes": "base"})})
+    with pytest.raises(ValueError, match=r"'out' split of the source domains has no image to evaluate on"):
+        StageData(base, replace(info, classes=("of no image",))).evaluation_set("paint")

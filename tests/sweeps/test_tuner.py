@@ -2,11 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
+import yaml
 
-from rdmldg_ray.config.load import load_config
+from rdmldg_ray.chains.store import read_chains, write_chains
+from rdmldg_ray.config.load import ConfigError, load_config
+from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.sweeps.space import Range, SweepSpace
+from tools import mini
 
 pytest.importorskip("optuna")
 sweep = pytest.importorskip("rdmldg_ray.sweeps.tuner")
@@ -35,6 +40,64 @@ def test_what_a_killed_trial_held_is_free_after_a_while(monkeypatch):
     assert claims.take("a", "other")
     claims.release("a", "killed")
     assert not claims.take("a", "killed")
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Record a sweep over a small data set, as its start does; again is to resume it."""
+    mini.write_mini(str(tmp_path))
+    info = read_dataset_info(str(tmp_path), "mini")
+
+    def recorded(*overrides, **settings):
+        config = load_config("demo", [*mini.SETTINGS, "name=swept", f"storage={tmp_path}", *overrides])
+        space = SweepSpace(settings=settings or {"lora.rank": [8, 16]})
+        sweep._record(sweep.sweep_location(config), config, info, space)
+        return f"{sweep.sweep_location(config)}/sweep.yaml"
+
+    return recorded
+
+
+def test_a_sweep_resumes_as_it_was_begun(recorded):
+    recorded()
+    recorded()
+    with pytest.raises(ConfigError, match="exists with other settings"):
+        recorded("mtct.epochs=9")
+    with pytest.raises(ConfigError, match="exists with other settings"):
+        recorded(**{"lora.rank": [8]})
+
+
+def test_a_sweep_whose_chains_changed_does_not_go_on(recorded, tmp_path):
+    recorded()
+    chains = read_chains(str(tmp_path), "mini", "rules", ["paint"])
+    write_chains(str(tmp_path), "mini", "rules", "flat", chains)  # held out
+    recorded()
+    write_chains(str(tmp_path), "mini", "rules", "paint", chains.slice(1))
+    with pytest.raises(
+        ConfigError, match="changed since it began: chains of rules for paint; bring them back"
+    ):
+        recorded()
+
+
+def test_a_sweep_of_an_earlier_release_resumes_where_its_trials_are_the_same(recorded):
+    file = Path(recorded(**{"mtct.epochs": [1, 2]}))
+    file.write_text(
+        yaml.safe_dump({k: v for k, v in yaml.safe_load(file.read_text()).items() if k != "inputs"})
+    )
+    recorded(**{"mtct.epochs": [1, 2]})
+    other = {"lora.rank": [8, 16]}
+    content = yaml.safe_load(file.read_text())
+    content["space"]["settings"] = other
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"a release that kept lora\.alpha"):
+        recorded(**other)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "space: 3", "\x00"])
+def test_a_damaged_record_of_a_sweep_is_named(recorded, text):
+    file = Path(recorded())
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"sweep\.yaml: is .*or delete "):
+        recorded()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,15 @@
 import pytest
 
 from rdmldg_ray.config.load import ConfigError, load_config
-from rdmldg_ray.sweeps.variants import ablation_configs, ablation_rows, trial_configs, with_settings
+from rdmldg_ray.domainbed.splits import seed_hash
+from rdmldg_ray.runs.store import RunStore
+from rdmldg_ray.sweeps.variants import (
+    ablation_configs,
+    ablation_rows,
+    sweep_config,
+    trial_configs,
+    with_settings,
+)
 
 CONFIG = load_config("iconbed", ["sarr.rounds=2"])
 
@@ -38,11 +46,56 @@ def test_settings_that_are_not_there_or_not_allowed_are_named(settings, message)
     assert message in str(error.value)
 
 
-def test_each_trial_is_a_run_with_its_own_name_and_splits():
-    assert [differences(trial) for trial in trial_configs(CONFIG, "0, 2,2")] == [
-        {"name": "iconbed-trial-0"},
-        {"name": "iconbed-trial-2", "data.trial_seed": 2},
+def test_each_trial_is_a_run_with_its_own_name_splits_and_seed(tmp_path):
+    config = CONFIG.model_copy(update={"storage": str(tmp_path)})
+    trials = [differences(trial) | {"storage": 0} for trial in trial_configs(config, "0, 2,2,1")]
+    # MD5 of "(0, 2)" and of "(0, 1)", modulo 2^31: DomainBed's seed_hash.
+    assert trials == [
+        {"storage": 0, "name": "iconbed-trial-0"},
+        {"storage": 0, "name": "iconbed-trial-2", "data.trial_seed": 2, "seed": seed_hash(0, 2)},
+        {"storage": 0, "name": "iconbed-trial-1", "data.trial_seed": 1, "seed": 1514274641},
     ]
+
+
+def test_trials_of_another_seed_are_others(tmp_path):
+    config = CONFIG.model_copy(update={"storage": str(tmp_path), "seed": 5})
+    seeds = [trial.seed for trial in trial_configs(config, "0,1,2")]
+    assert seeds[0] == 5 and len({*seeds, seed_hash(0, 1), seed_hash(0, 2)}) == 5
+
+
+def test_a_trial_that_was_begun_with_the_configs_seed_keeps_it(tmp_path):
+    config = CONFIG.model_copy(update={"storage": str(tmp_path)})
+    store = RunStore(str(tmp_path), "iconbed-trial-2")
+    store.write_config(with_settings(config, {"name": store.name, "data.trial_seed": 2}))
+    assert [trial.seed for trial in trial_configs(config, "1,2")] == [1514274641, 0]
+    [new] = trial_configs(config, "1")
+    RunStore(str(tmp_path), new.name).write_config(new)
+    assert trial_configs(config, "1") == [new]
+
+
+@pytest.mark.parametrize(
+    ("settings", "lora"),
+    [
+        ({"lora.rank": 8}, (8, 16)),
+        ({"lora.rank": 4}, (4, 8)),
+        ({"lora.rank": 24}, (24, 48)),
+        ({"lora.rank": 24, "lora.alpha": 16}, (24, 16)),
+        ({"lora.alpha": 4}, (8, 4)),
+        ({"mtct.learning_rate": 0.1}, (8, 16)),
+    ],
+)
+def test_a_sweep_over_ranks_keeps_the_adapters_scale(settings, lora):
+    config = with_settings(CONFIG, {"lora.rank": 8, "lora.alpha": 16})
+    found = sweep_config(config, settings).lora
+    assert (found.rank, found.alpha) == lora
+
+
+def test_a_scale_that_no_whole_alpha_has_is_refused():
+    config = with_settings(CONFIG, {"lora.rank": 16, "lora.alpha": 8})
+    with pytest.raises(
+        ConfigError, match=r"lora\.rank 3: no whole lora\.alpha .*give lora\.alpha in the sweep"
+    ):
+        sweep_config(config, {"lora.rank": 3})
 
 
 def test_without_trial_seeds_a_run_keeps_its_name():
