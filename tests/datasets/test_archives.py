@@ -68,8 +68,8 @@ def contents(source, files):
 @pytest.mark.parametrize("kind", ["folder", ".zip", *COMPRESSIONS])
 def test_every_kind_lists_and_reads_the_same_files(root, kind):
     source = open_source(lay_down(root, kind))
-    files, rejects = source.list()
-    assert rejects == []
+    files = source.list().files
+    assert source.list().rejects == []
     assert {file.path: file.size for file in files} == {name: len(data) for name, data in FILES.items()}
     if kind in COMPRESSIONS:
         assert source.needs_unpacking() == bool(COMPRESSIONS[kind])
@@ -82,7 +82,7 @@ def test_every_kind_lists_and_reads_the_same_files(root, kind):
 @pytest.mark.parametrize("kind", ["folder", ".zip", ".tar"])
 def test_a_changed_file_has_another_stamp(tmp_path, kind):
     def stamps():
-        files, _ = open_source(lay_down(str(tmp_path), kind, {"a/b/1.png": data})).list()
+        files = open_source(lay_down(str(tmp_path), kind, {"a/b/1.png": data})).list().files
         return [file.stamp for file in files]
 
     data = b"one"
@@ -114,8 +114,8 @@ def test_a_truncated_archive_is_named_with_the_remedy(tmp_path, kind):
 
 
 def refused(location):
-    files, rejects = open_source(location).list()
-    return {file.path for file in files}, {reject.path: reject.reason for reject in rejects}
+    found = open_source(location).list()
+    return {file.path for file in found.files}, {reject.path: reject.reason for reject in found.rejects}
 
 
 UNSAFE = ["../out.png", "a/../../out.png", "/etc/passwd.png", "a\\..\\out.png", "a//b.png"]
@@ -189,7 +189,7 @@ def test_an_entry_that_is_damaged_is_an_error_in_its_place(tmp_path):
     packed[60] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(packed)
     source = open_source(str(tmp_path / "a.zip"))
-    files, _ = source.list()
+    files = source.list().files
     first, second = source.read(files)
     assert isinstance(first, ImageError) and first.reason == "damaged"
     assert "a/b/1.png" in str(first)
@@ -199,7 +199,7 @@ def test_an_entry_that_is_damaged_is_an_error_in_its_place(tmp_path):
 def test_a_file_that_vanished_is_named(tmp_path):
     location = lay_down(str(tmp_path), "folder", {"a/b/1.png": b"x"})
     source = open_source(location)
-    files, _ = source.list()
+    files = source.list().files
     storage.delete_file(storage.join(location, "a/b/1.png"))
     with pytest.raises(StorageError, match=r"a/b/1\.png: cannot be read"):
         list(source.read(files))

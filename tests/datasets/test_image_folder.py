@@ -37,9 +37,9 @@ def test_the_order_is_image_folders(tmp_path):
             (tmp_path / environment / folder).mkdir(parents=True, exist_ok=True)
             for name in names:
                 (tmp_path / environment / folder / name).touch()
-    files, rejects = FolderSource(str(tmp_path)).list()
-    assert rejects == []
-    layout = find_image_folder(str(tmp_path), files, "pets")
+    found = FolderSource(str(tmp_path)).list()
+    assert (found.rejects, found.empty) == ([], [])
+    layout = find_image_folder(str(tmp_path), found.files, "pets")
     assert listed(layout) == as_image_folder_lists(tmp_path)
     assert list(layout.environments) == ["Art", "photo", "real world"]
     assert layout.classes == ("Dog", "dog", "dog 3", "dog-2")

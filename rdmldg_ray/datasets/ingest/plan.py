@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from itertools import islice
 
 from rdmldg_ray import storage
-from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, open_source
+from rdmldg_ray.chains.format import display_name, find_alike
+from rdmldg_ray.datasets.images import MAX_PIXELS
+from rdmldg_ray.datasets.ingest.archives import (
+    DEFAULT_LIMITS,
+    ReadLimits,
+    Reject,
+    Source,
+    SourceFile,
+    open_source,
+)
 from rdmldg_ray.datasets.ingest.image_folder import ImageFolder, find_image_folder
 from rdmldg_ray.datasets.schema import PART, dataset_location, samples_location
 
@@ -45,6 +54,8 @@ class Destination:
     """Of paths in the source, before the environment."""
     questions: bool = False
     """Whether each sample has a question of its own."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image."""
 
     def part(self, shard: Shard) -> str:
         """Where a shard's samples are written."""
@@ -77,7 +88,11 @@ class IngestPlan:
 
 
 def plan_ingest(
-    location: str, root: str, dataset: str, max_rejects: float = DEFAULT_MAX_REJECTS
+    location: str,
+    root: str,
+    dataset: str,
+    max_rejects: float = DEFAULT_MAX_REJECTS,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> IngestPlan:
     """List a source and plan its ingest; writes nothing.
 
@@ -85,14 +100,25 @@ def plan_ingest(
         location: a folder, a zip or a tar of ``<environment>/<class>/<file>``, local or on S3.
         dataset: a name of the catalogue, whose folders are then checked, or any other.
         max_rejects: largest share of files that may be rejected, between 0 and 1.
+        limits: ceilings on what is read.
 
     Raises:
-        ValueError: when the source is not such a tree, or not the data set of that name.
+        ValueError: when the source is not such a tree, or not the data set of that name, or holds more than
+            the ceilings allow.
     """
-    source = open_source(location)
-    files, unread = source.list()
-    layout = find_image_folder(location, files, dataset)
-    target = Destination(root, dataset, layout.classes, layout.prefix)
+    source = open_source(location, limits)
+    listing = source.list()
+    unread = listing.rejects
+    try:
+        layout = find_image_folder(location, listing.files, dataset, listing.empty)
+    except ValueError as error:
+        if not unread:
+            raise
+        # Which may be why the rest makes no data set.
+        raise ValueError(
+            f"{error}\n{len(unread)} entries are rejected unread, the first: {unread[0].message}"
+        ) from None
+    target = Destination(root, dataset, layout.classes, layout.prefix, max_pixels=limits.pixels)
     return make_plan(
         source=source,
         target=target,
@@ -108,6 +134,9 @@ def make_plan(
     """The plan for what a source was found to hold; raises as ``plan_ingest``."""
     if not _NAME.fullmatch(target.name):
         raise ValueError(f"'{target.name}' is no name for a data set; use letters, digits and . _ -")
+    _check_alike(source.location, "domains", layout.environments)
+    if not target.questions:
+        _check_alike(source.location, "classes", layout.classes)
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
     for environment, files in layout.environments.items():
         for file in files:
@@ -135,7 +164,7 @@ def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> N
     Raises:
         ValueError: when the rejected files are more than the allowed share; it names the first few.
     """
-    if rejected <= plan.max_rejects * plan.num_files:
+    if rejected <= plan.max_rejects * plan.num_files and rejected < plan.num_files:
         return
     shown = [f"  {message}" for message in islice(messages, _REJECTS_SHOWN)]
     what = "rows" if plan.target.questions else "files"
@@ -149,6 +178,16 @@ def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> N
             ]
         )
     )
+
+
+def _check_alike(location: str, kind: str, names: Iterable[str]) -> None:
+    if alike := find_alike(names):
+        first, second = alike
+        codes = "" if display_name(first) != display_name(second) else f" ({first!a}, {second!a})"
+        raise ValueError(
+            f"{location}: the {kind} '{first}' and '{second}'{codes} are one when letters and digits alone "
+            "are compared, as answers are; rename one of the folders, or put their images into one"
+        )
 
 
 def _shards(layout: ImageFolder) -> Iterator[Shard]:
