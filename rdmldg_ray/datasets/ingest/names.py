@@ -23,8 +23,14 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 def printable(text: str) -> str:
     """A text that can be stored and printed: bytes that are no UTF-8, and control characters, are escaped."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
+    return "".join(_escaped(character) if _is_control(character) else character for character in text)
+
+
+def _escaped(character: str) -> str:
+    # Python reads a byte that is no UTF-8 as one of these.
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def is_encodable(text: str) -> bool:
@@ -75,7 +81,7 @@ def _character_fault(name: str) -> str | None:
     found = next((character for character in name if _is_control(character)), None)
     if found is None:
         return None
-    return f"has the control character {found.encode('unicode_escape').decode()}"
+    return f"has the control character {_escaped(found)}"
 
 
 def _is_control(character: str) -> bool:
