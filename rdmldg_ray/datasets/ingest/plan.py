@@ -138,6 +138,9 @@ def make_plan(
     if not target.questions:
         _check_alike(source.location, "classes", layout.classes)
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
+    if target.max_pixels != MAX_PIXELS:
+        # Parts that were written with another ceiling have other rejects.
+        digest.update(f"{target.max_pixels} pixels\n".encode())
     for environment, files in layout.environments.items():
         for file in files:
             digest.update(f"{file.path}\0{file.size}\0{file.stamp}\n".encode())
@@ -168,16 +171,12 @@ def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> N
         return
     shown = [f"  {message}" for message in islice(messages, _REJECTS_SHOWN)]
     what = "rows" if plan.target.questions else "files"
-    raise ValueError(
-        "\n".join(
-            [
-                f"{plan.source.location}: {rejected} of {plan.num_files} {what} are rejected, more than the "
-                f"share of {plan.max_rejects:g} that is allowed:",
-                *shown,
-                "mend or remove them, or raise the share (--max-rejects)",
-            ]
-        )
-    )
+    why, remedy = "and nothing is left", "mend them"
+    if rejected < plan.num_files:
+        why = f"more than the share of {plan.max_rejects:g} that is allowed"
+        remedy = "mend or remove them, or raise the share (--max-rejects)"
+    head = f"{plan.source.location}: {rejected} of {plan.num_files} {what} are rejected, {why}:"
+    raise ValueError("\n".join([head, *shown, remedy]))
 
 
 def _check_alike(location: str, kind: str, names: Iterable[str]) -> None:
