@@ -478,7 +478,7 @@ def _sorted_out(location: str, entries: Iterable[_Entry], limits: ReadLimits) ->
     return Listing(list(files.values()), rejects, _empty(folders, files, rejects))
 
 
-def _empty(folders: Iterable[str], files: Iterable[str], rejects: Iterable[Reject]) -> list[str]:
+def _empty(folders: set[str], files: Iterable[str], rejects: Iterable[Reject]) -> list[str]:
     """Folders that no file lies in or below."""
     filled: set[str] = set()
     for path in (*files, *(reject.path for reject in rejects)):
