@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from rdmldg_ray.chains.format import display_name
 from rdmldg_ray.chains.pathways import PathwayPrompts
-from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_file, iconbed_samples
 from rdmldg_ray.domainbed.catalogue import ICONBED
 from rdmldg_ray.models.folder import TINY_BASE

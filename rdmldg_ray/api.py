@@ -23,6 +23,7 @@ from rdmldg_ray.chains.store import read_chain_file, read_chains
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.builtin.embedded import find_info, is_embedded, write_embedded
 from rdmldg_ray.datasets.ingest import writing
+from rdmldg_ray.datasets.ingest.archives import DEFAULT_LIMITS, ReadLimits
 from rdmldg_ray.datasets.ingest.opening import plan_source
 from rdmldg_ray.datasets.ingest.plan import DEFAULT_MAX_REJECTS, IngestPlan
 from rdmldg_ray.datasets.schema import DatasetInfo, chains_location, info_location, read_dataset_info
@@ -94,10 +95,11 @@ def plan_ingest(
     name: str = "custom",
     storage: str | None = None,
     max_rejects: float = DEFAULT_MAX_REJECTS,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> IngestPlan:
     """What ``ingest`` would read; writes nothing. Takes what that takes."""
     wanted = name if dataset == "custom" else get_dataset(dataset).name
-    return plan_source(absolute(source), storage_root(storage), wanted, max_rejects)
+    return plan_source(absolute(source), storage_root(storage), wanted, max_rejects, limits)
 
 
 def run_ingest(plan: IngestPlan, *, replace: bool = False, console: Console | None = None) -> DatasetInfo:
@@ -120,6 +122,7 @@ def ingest(
     name: str = "custom",
     storage: str | None = None,
     max_rejects: float = DEFAULT_MAX_REJECTS,
+    limits: ReadLimits = DEFAULT_LIMITS,
     replace: bool = False,
     console: Console | None = None,
 ) -> DatasetInfo:
@@ -130,9 +133,10 @@ def ingest(
         dataset: one of the catalogue, or ``custom``.
         name: what a custom one is called.
         max_rejects: largest share of files that may be rejected.
+        limits: ceilings on the files, the unpacked bytes and the pixels that are read.
         replace: whether to replace another data set of that name.
     """
-    plan = plan_ingest(source, dataset, name=name, storage=storage, max_rejects=max_rejects)
+    plan = plan_ingest(source, dataset, name=name, storage=storage, max_rejects=max_rejects, limits=limits)
     return run_ingest(plan, replace=replace, console=console)
 
 

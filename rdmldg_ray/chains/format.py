@@ -11,7 +11,8 @@ of its own (arXiv 2602.23777, section on DomainBed-Reasoning)::
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,7 +23,12 @@ IMAGE_MARK = "<image>"
 """What stands for an image in a conversation; no text of a sample or a chain may hold it."""
 
 _TAG = re.compile("|".join(re.escape(tag) for tag in TAGS))
+# Words that processors and chat templates read as something else than text.
+_MARK = re.compile(rf"{_TAG.pattern}|{IMAGE_MARK}|<video>|<IMG_CONTEXT>|<\|[^|\s]*\|>")
 _SECTION_SEPARATOR = "\n"
+# Variation selectors and the grapheme joiner: marks by their category.
+_INVISIBLE = re.compile("[\ufe00-\ufe0f\u034f\U000e0100-\U000e01ef]")
+_BETWEEN_LETTERS = re.compile(r"(?<!\d) (?!\d)")
 
 
 class ChainFormatError(ValueError):
@@ -80,6 +86,12 @@ def parse_chain(text: str) -> Chain:
     return Chain(*sections)
 
 
+def find_mark(text: str) -> str | None:
+    """The first tag of a chain, or mark of an image or a turn, in a text that may hold none; None without."""
+    match = _MARK.search(text)
+    return match.group() if match else None
+
+
 def conclusion_of(text: str) -> str | None:
     """What stands between the first conclusion tags, however the rest looks; None without them."""
     match = re.search(r"<CONCLUSION>(.*?)</CONCLUSION>", text, re.DOTALL)
@@ -88,20 +100,67 @@ def conclusion_of(text: str) -> str | None:
 
 # Every answer is compared with every class: with hundreds of classes most of the work of judging.
 @lru_cache(maxsize=4096)
+def display_name(class_name: str) -> str:
+    """A class or folder name as it is shown to a model: ``sea_animal`` becomes ``sea animal``.
+
+    Letters are composed (NFC), so that a folder's name from macOS is shown as one from elsewhere.
+    """
+    return " ".join(unicodedata.normalize("NFC", class_name).replace("_", " ").split())
+
+
+@lru_cache(maxsize=4096)
 def normalize_answer(text: str) -> str:
-    """Fold case, underscores, punctuation and runs of space, so that ``Sea_Animal.`` is ``sea animal``."""
-    return " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
+    """Fold case, underscores, punctuation and runs of space, so that ``Sea_Animal.`` is ``sea animal``.
+
+    Ways to write the same letter are folded too (NFKC): composed or not, full-width, ligatures, the i with
+    and without its dot. Marks that change a letter (accents, vowel signs) count.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Folding case may take a letter apart again, and leaves a dot over the i of the Turkish capital.
+    folded = unicodedata.normalize("NFKC", folded).replace("i\u0307", "i").replace("\u0131", "i")
+    return " ".join("".join(map(_kept, folded)).split())
+
+
+def _kept(character: str) -> str:
+    """A letter, mark or digit itself, nothing for what cannot be seen, a space for anything else."""
+    if _INVISIBLE.match(character) or unicodedata.category(character) == "Cf":
+        return ""
+    # ``\w`` leaves out marks, without which words of many scripts are told apart no more.
+    return character if unicodedata.category(character)[0] in "LMN" else " "
+
+
+@lru_cache(maxsize=4096)
+def _joined(text: str) -> str:
+    """``normalize_answer`` without spaces between letters: ``Tooth-brush`` is ``toothbrush``.
+
+    A space beside a digit stays, so that ``1.5`` is not ``15``.
+    """
+    return _BETWEEN_LETTERS.sub("", normalize_answer(text))
+
+
+def find_alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two names that an answer could not tell apart, as ``match_class`` reads it; None without."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = _joined(name) or name
+        if key in seen:
+            return seen[key], name
+        seen[key] = name
+    return None
 
 
 def match_class(answer: str, class_names: Sequence[str]) -> int | None:
-    """Index of the class that the answer names after normalization, or None.
+    """Index of the class that the answer names, or None.
 
-    The whole answer must be the class name: "dog house" is not "dog".
+    A class's name as it is displayed comes first; then names are compared after normalization, and then also
+    without spaces between words. The whole answer must be the class name: "dog house" is not "dog". An answer
+    that fits several classes names none of them.
     """
-    wanted = normalize_answer(answer)
-    for index, name in enumerate(class_names):
-        if normalize_answer(name) == wanted:
-            return index
+    for fold in (display_name, normalize_answer, _joined):
+        wanted = fold(answer)
+        found = [index for index, name in enumerate(class_names) if fold(name) == wanted]
+        if wanted and found:
+            return found[0] if len(found) == 1 else None
     return None
 
 
@@ -128,8 +187,9 @@ def judge_text(text: str, label: str, class_names: Sequence[str]) -> Verdict:
         conclusion = parse_chain(text).conclusion
     except ChainFormatError as error:
         return Verdict(conclusion_of(text), error.reason)
-    if match_class(conclusion, class_names) is None:
+    named = match_class(conclusion, class_names)
+    if named is None:
         return Verdict(conclusion, "not_a_class")
-    if normalize_answer(conclusion) != normalize_answer(label):
+    if class_names[named] != label:
         return Verdict(conclusion, "wrong_class")
     return Verdict(conclusion, None)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from rdmldg_ray import storage
-from rdmldg_ray.chains.format import IMAGE_MARK, ChainFormatError, judge_text, parse_chain
+from rdmldg_ray.chains.format import IMAGE_MARK, ChainFormatError, find_alike, judge_text, parse_chain
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.chains.store import chain_files, write_chains
 from rdmldg_ray.datasets.index import sample_index
@@ -140,6 +140,11 @@ def import_chains(
         )
     if chain_files(root, dataset, teacher, info.environments) and not replace:
         raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
+    if not info.questions and (alike := find_alike(info.classes)):
+        raise ValueError(
+            f"{location}: not imported: the classes '{alike[0]}' and '{alike[1]}' of the data set {dataset} "
+            "are one when conclusions are compared; rename one of its folders, and ingest it again"
+        )
     index = sample_index(root, info, info.environments)
     columns = ["id", "label", "domain", "sha256", *question_columns(index)]
     known = index.select(columns).to_pylist()

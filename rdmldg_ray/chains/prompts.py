@@ -6,7 +6,7 @@ first, so that MTCT can lay it down once for both (see ``rdmldg_ray.mtct.shared_
 
 from collections.abc import Sequence
 
-from rdmldg_ray.chains.format import SECTIONS
+from rdmldg_ray.chains.format import SECTIONS, display_name
 
 # Stored with every chain; raise it with any change of a text below.
 PROMPT_VERSION = "1"
@@ -29,11 +29,6 @@ Reason in five stages. Write each in its own tags, in this order, and nothing ou
 <REASONING>Step by step from what can be seen to the option that fits.</REASONING>
 <REFLECTION>Whether that holds: what speaks against it, and why the next best option fits less.</REFLECTION>
 <CONCLUSION>One option, written as in the list, and nothing else.</CONCLUSION>"""
-
-
-def display_name(class_name: str) -> str:
-    """A class or folder name as it is shown to a model: ``sea_animal`` becomes ``sea animal``."""
-    return " ".join(class_name.replace("_", " ").split())
 
 
 def direct_prompt(class_names: Sequence[str], question: str = QUESTION) -> str:

@@ -7,6 +7,8 @@ import typer
 from rdmldg_ray import api
 from rdmldg_ray.chains.export import Form
 from rdmldg_ray.cli.base import app, command, console, say
+from rdmldg_ray.datasets.images import MOST_PIXELS
+from rdmldg_ray.datasets.ingest.archives import DEFAULT_LIMITS, ReadLimits
 from rdmldg_ray.datasets.ingest.plan import DEFAULT_MAX_REJECTS
 from rdmldg_ray.datasets.ingest.writing import check_replaces
 from rdmldg_ray.report.ingest import print_ingest
@@ -30,13 +32,31 @@ def ingest(
     max_rejects: Annotated[
         float, typer.Option(min=0, max=1, help="Largest share of files that may be rejected.")
     ] = DEFAULT_MAX_REJECTS,
+    max_files: Annotated[
+        int, typer.Option(min=1, help="Most files that a source may hold.")
+    ] = DEFAULT_LIMITS.files,
+    max_unpacked_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Most GB that an archive may unpack to.",
+            show_default="100 times its size, at least 1 and at most 1000",
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=MOST_PIXELS, help="Most pixels that an image may have.")
+    ] = DEFAULT_LIMITS.pixels,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a data set of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be read, and stop.")] = False,
     storage: str | None = None,
 ) -> Any:
     """Bring a data set to storage: checked against the catalogue, bad images or rows rejected and listed."""
     with console.status("listing the source"):
-        plan = api.plan_ingest(source, dataset, name=name, storage=storage, max_rejects=max_rejects)
+        unpacked = None if max_unpacked_gb is None else int(max_unpacked_gb * 1e9)
+        limits = ReadLimits(max_files, unpacked, max_pixels)
+        plan = api.plan_ingest(
+            source, dataset, name=name, storage=storage, max_rejects=max_rejects, limits=limits
+        )
     if dry_run:
         check_replaces(plan, replace)
     info = None if dry_run else api.run_ingest(plan, replace=replace, console=console)

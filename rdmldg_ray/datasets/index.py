@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rdmldg_ray.datasets.schema import (
     DatasetInfo,
@@ -65,6 +66,18 @@ def _index_part(root: str, name: str, domain: str, location: str, more: Sequence
     )
 
 
+def repeated_images(root: str, info: DatasetInfo) -> dict[str, int]:
+    """How many different images occur in several domains, with several labels, and several times at all."""
+    folders = [index_location(root, info.name, domain) for domain in info.environments]
+    files = [file for folder in folders for file in list_files(folder, ".parquet")]
+    rows = pa.concat_tables([read_table(file).select(["sha256", "domain", "label"]) for file in files])
+    counted = rows.group_by("sha256").aggregate(
+        [("domain", "count_distinct"), ("label", "count_distinct"), ("label", "count")]
+    )
+    columns = {"domains": "domain_count_distinct", "labels": "label_count_distinct", "all": "label_count"}
+    return {name: pc.sum(pc.greater(counted[column], 1)).as_py() or 0 for name, column in columns.items()}
+
+
 def base_classes(classes: Sequence[str]) -> list[str]:
     """The classes that base-to-new generalization trains on: the first half, the middle one included."""
     return list(classes[: (len(classes) + 1) // 2])
@@ -80,9 +93,9 @@ def take_split(
     """
     chosen = []
     for number, domain in enumerate(info.environments):
-        rows = index.filter(pa.compute.equal(index["domain"], domain))
+        rows = index.filter(pc.equal(index["domain"], domain))
         if len(rows):
             inside, outside = split_indices(info.size(domain), trial_seed, number, holdout_fraction)
             wanted = pa.array(inside if split == "in" else outside)
-            chosen.append(rows.filter(pa.compute.is_in(rows["index"], wanted)))
+            chosen.append(rows.filter(pc.is_in(rows["index"], wanted)))
     return pa.concat_tables(chosen)

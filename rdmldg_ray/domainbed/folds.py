@@ -11,6 +11,8 @@ SEPARATOR = "+"
 _SIZES = {"all": lambda n: 1, "pairs": lambda n: 2, "single-source": lambda n: n - 1}
 """Words for many folds: how many of n domains each of them holds out."""
 
+WORDS = tuple(_SIZES)
+
 
 def fold_domains(fold: str) -> list[str]:
     """The domains that a fold holds out."""

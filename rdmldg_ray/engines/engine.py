@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 from safetensors import SafetensorError
 
-from rdmldg_ray.chains.prompts import display_name
+from rdmldg_ray.chains.format import display_name
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.datasets.images import ImageError, decode_image

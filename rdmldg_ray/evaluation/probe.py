@@ -14,8 +14,8 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from rdmldg_ray.chains.format import display_name
 from rdmldg_ray.chains.pathways import PathwayPrompts
-from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.evaluation.analyses import EMBEDDING_SCHEMA, TOKEN_SCHEMA

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from ray.data.collate_fn import ArrowBatchCollateFn
 
+from rdmldg_ray.chains.format import display_name
 from rdmldg_ray.chains.pathways import PathwayPrompts
-from rdmldg_ray.chains.prompts import display_name
 from rdmldg_ray.config.schema import PathwayWeights
 from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.datasets.schema import QUESTION_SCHEMA

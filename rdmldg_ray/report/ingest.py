@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rdmldg_ray.datasets.index import repeated_images
 from rdmldg_ray.datasets.ingest.opening import count_questions
 from rdmldg_ray.datasets.ingest.plan import IngestPlan
 from rdmldg_ray.datasets.ingest.writing import read_rejects
@@ -34,6 +35,9 @@ def print_ingest(console: Console, plan: IngestPlan, info: DatasetInfo | None) -
     notes = class_notes(len(plan.target.classes), missing)
     if plan.target.questions:
         notes = [f"{count_questions(plan)} questions, {len(plan.target.classes)} answers"]
+    notes += plan.layout.notes
+    if info:
+        notes += repetition_notes(repeated_images(root, info), info.questions)
     for note in notes:
         console.print(note)
     if info and rejects:
@@ -45,6 +49,7 @@ def print_ingest(console: Console, plan: IngestPlan, info: DatasetInfo | None) -
         "rejected": rejected.total(),
         "classes": list(plan.target.classes),
         "missing_classes": missing,
+        "notes": [note.removeprefix("note: ") for note in notes if note.startswith("note: ")],
     }
 
 
@@ -79,6 +84,19 @@ def class_notes(num_classes: int, missing: Mapping[str, Sequence[str]]) -> list[
         f"note: {environment} has no image of {', '.join(names)}" for environment, names in missing.items()
     ]
     return notes
+
+
+def repetition_notes(repeated: Mapping[str, int], questions: bool) -> list[str]:
+    """Lines on images that occur more than once; of one with several questions that is as it should be."""
+    lines = {"domains": "in more than one domain; what is held out is then trained on too"}
+    if not questions:
+        lines["labels"] = "under more than one class; one of them is wrong"
+        lines["all"] = "more than once; copies may lie in both splits of a domain"
+    return [
+        f"note: {count} {'image occurs' if count == 1 else 'images occur'} {line}"
+        for name, line in lines.items()
+        if (count := repeated[name])
+    ]
 
 
 def _number(value: int | None) -> str:

@@ -13,7 +13,7 @@ from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.datasets.builtin.questions import NAME as VQA
 from rdmldg_ray.datasets.builtin.questions import iconbed_vqa_info, write_iconbed_vqa
 from rdmldg_ray.datasets.index import sample_index
-from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, dataset_location, read_dataset_info
+from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, dataset_location, info_location, read_dataset_info
 from rdmldg_ray.storage import StorageError, join
 from tools import mini
 
@@ -267,6 +267,14 @@ def test_an_export_writes_nothing_outside_of_its_folder(local, tmp_path, bad):
     with pytest.raises(ValueError, match=r"the sample's id .* leads out of its folder"):
         export_chains(local, "mini", "bad", str(tmp_path / "a/b/c"), "sharegpt")
     assert not list(tmp_path.rglob("evil*"))
+
+
+def test_chains_of_classes_that_cannot_be_told_apart_are_not_taken(local):
+    info = info_location(local, "mini")
+    described = storage.read_json(info)
+    storage.write_json(info, described | {"classes": [*described["classes"], LABEL.upper()]})
+    with pytest.raises(ValueError, match=f"classes '{LABEL}' and '{LABEL.upper()}' .* are one .* rename one"):
+        import_lines(local, line())
 
 
 def test_chains_of_other_domains_are_not_opened(local):

@@ -1,7 +1,7 @@
 import pytest
 
-from rdmldg_ray.chains.format import SECTIONS
-from rdmldg_ray.chains.prompts import QUESTION, direct_prompt, display_name, reasoning_prompt
+from rdmldg_ray.chains.format import SECTIONS, display_name
+from rdmldg_ray.chains.prompts import QUESTION, direct_prompt, reasoning_prompt
 
 CLASSES = ["dog", "sea_animal"]
 

@@ -8,8 +8,8 @@ from rdmldg_ray.datasets.ingest.image_folder import EXTENSIONS, find_image_folde
 from rdmldg_ray.domainbed.catalogue import DATASETS
 
 
-def layout_of(paths, dataset="pets"):
-    return find_image_folder("the-source", [SourceFile(path, 1, "") for path in paths], dataset)
+def layout_of(paths, dataset="pets", empty=()):
+    return find_image_folder("the-source", [SourceFile(path, 1, "") for path in paths], dataset, empty)
 
 
 def listed(layout):
@@ -37,9 +37,9 @@ def test_the_order_is_image_folders(tmp_path):
             (tmp_path / environment / folder).mkdir(parents=True, exist_ok=True)
             for name in names:
                 (tmp_path / environment / folder / name).touch()
-    files, rejects = FolderSource(str(tmp_path)).list()
-    assert rejects == []
-    layout = find_image_folder(str(tmp_path), files, "pets")
+    found = FolderSource(str(tmp_path)).list()
+    assert (found.rejects, found.empty) == ([], [])
+    layout = find_image_folder(str(tmp_path), found.files, "pets")
     assert listed(layout) == as_image_folder_lists(tmp_path)
     assert list(layout.environments) == ["Art", "photo", "real world"]
     assert layout.classes == ("Dog", "dog", "dog 3", "dog-2")
@@ -110,3 +110,102 @@ def test_wrong_names_of_classes_are_told():
 def test_a_tree_of_another_shape_is_told(paths):
     with pytest.raises(ValueError, match="the-source: no image is in <environment>/<class>/; give"):
         layout_of(paths)
+
+
+def below(environments, classes, start=""):
+    return [f"{start}{e}/{c}/1.jpg" for e in environments for c in classes]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folders", "remedies"),
+    [
+        ("officehome", ("Art", "Clipart", "Product", "Real_World"), ["rename 'Real_World' to 'Real World'"]),
+        ("officehome", ("Art", "Clipart", "Product", "RealWorld"), ["rename 'RealWorld' to 'Real World'"]),
+        (
+            "officehome",
+            ("art", "clipart", "product", "real world"),
+            ["rename 'art' to 'Art'", "rename 'real world' to 'Real World'"],
+        ),
+        (
+            "vlcs",
+            ("CALTECH", "LABELME", "PASCAL", "SUN"),
+            [
+                "'CALTECH' to 'Caltech101'",
+                "'LABELME' to 'LabelMe'",
+                "'SUN' to 'SUN09'",
+                "'PASCAL' to 'VOC2007'",
+            ],
+        ),
+        ("pacs", ("art", "cartoon", "photo", "sketch"), ["rename 'art' to 'art_painting'"]),
+        ("pacs", ("Art Painting", "cartoon", "photo"), ["'Art Painting' to", "add the folder sketch"]),
+        ("terraincognita", ("L38", "L43", "L46", "L100"), ["rename 'L100' to 'location_100'"]),
+    ],
+)
+@pytest.mark.parametrize("start", ["", "download/all/"])
+def test_domains_of_the_catalogue_in_another_spelling_are_to_be_renamed(dataset, folders, remedies, start):
+    with pytest.raises(ValueError, match=r"the-source: not yet .* or ingest it as custom") as told:
+        layout_of(below(folders, ("dog", "cat"), start), dataset)
+    for remedy in remedies:
+        assert remedy in str(told.value)
+
+
+def test_a_class_that_is_missing_is_to_be_added():
+    paths = below(DATASETS["pacs"].environments, ("dog", "house"))
+    with pytest.raises(ValueError, match="found 2: dog, house; add what is missing, or ingest"):
+        layout_of(paths, "pacs")
+
+
+def test_the_folder_of_a_data_set_beside_others_is_named():
+    classes = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+    paths = below(DATASETS["pacs"].environments, classes, "PACS/")
+    layout = layout_of([*paths, "VLCS/SUN09/bird/1.jpg"], "pacs")
+    assert layout.rejects[0].message.endswith("to leave it out, give the folder PACS itself")
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        below(("CALTECH", "SUN"), ("crossval", "full", "test", "train")),
+        below(("CALTECH", "SUN"), ("train/dog", "test/dog")),
+        below(("art", "real"), ("train/dog", "train/cat")),
+        [*below(("art",), ("Train", "VAL")), "photo/dog/1.jpg"],
+        below(("art", "photo"), ("training/x", "validation/x")),
+    ],
+)
+@pytest.mark.parametrize("dataset", ["pets", "vlcs"])
+def test_folders_of_splits_are_no_classes(paths, dataset):
+    if dataset == "vlcs":
+        paths = [f"{e}/{path.partition('/')[2]}" for e in DATASETS["vlcs"].environments for path in paths]
+    with pytest.raises(ValueError, match=r"splits, not classes; move what is in \S+/<split>/<class>/ to"):
+        layout_of(paths, dataset)
+
+
+def test_a_train_may_be_a_class_and_splits_as_domains_are_noted():
+    assert layout_of(below(("art", "photo"), ("train", "dog"))).classes == ("dog", "train")
+    assert layout_of(["a/train/1.png", "b/train/1.png", "b/car/1.png"]).notes == []
+    assert layout_of(below(("train", "test"), ("dog", "cat"))).notes == [
+        "note: test, train are called as splits are, not as domains"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("a+b/dog/1.png", r"the name of the domain 'a\+b' has a '\+'.*; rename its folder"),
+        ("no/dog/1.png", r"the name of the domain 'no' is read as something else by YAML"),
+        ("b/<CONCLUSION>/1.png", "the name of the class '<CONCLUSION>' has <CONCLUSION>, which prompts"),
+        ("b/+/1.png", r"the name of the class '\+' has no letter or digit"),
+        ("b/a\nb/1.png", r"the name of the class 'a\\nb' has the control character"),
+    ],
+)
+def test_names_that_cannot_be_used_are_refused(path, message):
+    with pytest.raises(ValueError, match=f"the-source: {message}"):
+        layout_of(["a/dog/1.png", path])
+
+
+def test_empty_folders_of_domains_and_classes_are_noted():
+    empty = ["x/art/owl", "x/sketch", "x/sketch/dog", "y", "x/art/dog/deep"]
+    assert layout_of(below(("art", "photo"), ("dog",), "x/"), empty=empty).notes == [
+        "note: the folder art/owl holds no file",
+        "note: the folder sketch holds no file, and is no domain",
+    ]

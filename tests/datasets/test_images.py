@@ -21,19 +21,31 @@ def noise(size=(64, 64)):
     return Image.effect_noise(size, 50).convert("RGB")
 
 
-def png16(values, colour_type):
+def png16(values, colour_type, transparent=None):
     """A PNG of 16 bits a channel, which Pillow reads and does not write."""
+    height, width = values.shape[:2]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    return png(width, height, 16, colour_type, lines, transparent)
+
+
+def png(width, height, bits, colour_type, lines, transparent=None):
+    """A PNG of these lines, each after its filter's byte; ``transparent`` is a colour, or opacities."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width = values.shape[:2]
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(kind, data)
-        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    )
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    colours = [chunk(b"PLTE", bytes([*RED, *BLUE]))] if colour_type == 3 else []
+    clear = [] if transparent is None else [chunk(b"tRNS", transparent)]
+    data = [chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join([chunk(b"IHDR", header), *colours, *clear, *data])
+
+
+def grey(*values):
+    return struct.pack(f">{len(values)}H", *values)
+
+
+WHITE = (255,) * 3
 
 
 def palette(transparent):
@@ -78,6 +90,32 @@ def test_a_sound_image_gives_its_size(format):
             id="16-bit greyscale TIFF",
         ),
         pytest.param(png16(np.full((2, 3, 3), 0x8080), 2), (128,) * 3, (128,) * 3, id="16-bit colour"),
+        pytest.param(
+            png16(np.array([[0x8080, 0x1234]]), 0, grey(0x8080)),
+            WHITE,
+            (18,) * 3,
+            id="16-bit grey, transparent",
+        ),
+        pytest.param(
+            png16(np.array([[0, 0x8080]]), 0, grey(0)), WHITE, (128,) * 3, id="16-bit grey, transparent black"
+        ),
+        pytest.param(
+            png16(np.array([[[0x1234] * 3, [0x5678] * 3]]), 2, grey(*[0x1234] * 3)),
+            *(WHITE, (0x56,) * 3),
+            id="16-bit colour, transparent",
+        ),
+        pytest.param(png(2, 1, 8, 0, b"\0\x05\x09", grey(5)), WHITE, (9,) * 3, id="8-bit grey, transparent"),
+        pytest.param(png(2, 1, 4, 0, b"\0\x59", grey(5)), WHITE, (153,) * 3, id="4-bit grey, transparent"),
+        pytest.param(png(2, 1, 2, 0, b"\0\x60", grey(1)), WHITE, (170,) * 3, id="2-bit grey, transparent"),
+        pytest.param(
+            png(2, 1, 8, 3, b"\0\0\1", b"\x80"), (255, 127, 127), BLUE, id="palette, half transparent"
+        ),
+        pytest.param(b"P5 2 1 65535\n" + grey(0x8080, 0xFFFF), (128,) * 3, WHITE, id="16-bit PGM"),
+        pytest.param(b"P5 2 1 1023\n" + grey(0, 1023), (0,) * 3, WHITE, id="10-bit PGM"),
+        pytest.param(b"P2 2 1 65535\n0 65535\n", (0,) * 3, WHITE, id="16-bit PGM in text"),
+        pytest.param(
+            b"P6 1 1 65535\n" + grey(0x8080, 0, 0xFFFF), (128, 0, 255), (128, 0, 255), id="16-bit PPM"
+        ),
     ],
 )
 def test_each_kind_of_image_is_shown_as_it_is_meant(data, first, last):
@@ -99,6 +137,67 @@ def test_a_photo_taken_sideways_is_turned_upright(orientation, corner):
     upright = decode_image("a", data)
     assert upright.size == check_image("a", data) == ((3, 5) if orientation > 4 else (5, 3))
     assert upright.getpixel(corner) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_means_nothing_is_ignored_everywhere(orientation, format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = noise((5, 3))
+    data, plain = encoded(image, format, exif=exif), encoded(image, format)
+    assert check_image("a", data) == (5, 3)
+    assert decode_image("a", data).tobytes() == decode_image("a", plain).tobytes()
+    assert viewable("a", data)[1] == data
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_broken_exif_block_does_not_matter(format):
+    data = encoded(noise((5, 3)), format, exif=b"Exif\0\0no such thing")
+    assert check_image("a", data) == decode_image("a", data).size == (5, 3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "TIFF"])
+def test_of_several_frames_the_first_is_shown_everywhere(format):
+    second = [Image.new("RGB", (6, 4), BLUE)]
+    settings = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(Image.new("RGB", (6, 4), RED), format, save_all=True, append_images=second, **settings)
+    assert shown(data) == (RED, RED)
+    kind, seen = viewable("a", data)
+    assert kind == "image/png" and getattr(Image.open(io.BytesIO(seen)), "n_frames", 1) == 1
+    assert shown(seen) == (RED, RED)
+
+
+@pytest.mark.parametrize("size", [(1, 200), (200, 1), (1, 5000), (30, 7000), (20_000, 2)])
+def test_sides_of_a_ratio_that_processors_refuse_are_rejected(size):
+    data = encoded(Image.new("RGB", size))
+    assert reason(data) == "aspect_ratio"
+    with pytest.raises(ImageError, match="below 1:200; crop it"):
+        check_image("a", data)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 199), (199, 1), (1990, 10)])
+def test_other_narrow_images_are_taken(size):
+    assert check_image("a", encoded(Image.new("RGB", size))) == size
+
+
+# Bits and channels by each type of colour that PNG has.
+DEPTHS = [(1, 0, 1), (2, 0, 1), (4, 0, 1), (8, 0, 1), (16, 0, 1), (8, 2, 3), (16, 2, 3), (1, 3, 1)]
+DEPTHS += [(4, 3, 1), (8, 3, 1), (8, 4, 2), (16, 4, 2), (8, 6, 4), (16, 6, 4)]
+
+
+@pytest.mark.parametrize(("bits", "colour_type", "channels"), DEPTHS)
+@pytest.mark.parametrize(("width", "height"), [(5, 4), (9, 17), (1, 2), (20, 20)])
+def test_a_png_with_too_few_rows_is_truncated(width, height, bits, colour_type, channels):
+    row = bytes(1 + (width * bits * channels + 7) // 8)
+    assert check_image("a", png(width, height, bits, colour_type, row * height)) == (width, height)
+    for rows in (height - 1, height // 2):
+        assert reason(png(width, height, bits, colour_type, row * rows)) == "truncated"
+
+
+def test_a_png_of_one_colour_has_all_of_its_rows():
+    image = Image.new("RGB", (3000, 2000), RED)
+    assert check_image("a", encoded(image, compress_level=9)) == (3000, 2000)
 
 
 def reason(data, **settings):
@@ -123,9 +222,23 @@ def test_a_corrupted_image_is_rejected():
     assert reason(bytes(data)) == "undecodable"
 
 
-def test_what_is_no_image_is_called_so():
-    with pytest.raises(ImageError, match=r"^a/b\.png: .* in no known image format"):
-        check_image("a/b.png", b"<html>not found</html>")
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"some text", "in no known image format"),
+        (b"<html>not found</html>", "a web page"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML PUBLIC>", "a web page"),
+        (b"<!-- gone --><HTML>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer file of Git LFS"),
+        (b"/annex/objects/SHA256E-s1--00.png", "a pointer file of git-annex"),
+        (b"<?xml version='1.0'?><Error>", "an XML document"),
+        (b"<svg/>", "an SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", r"a file of the kind heic \(HEIC, AVIF"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(data, kind):
+    with pytest.raises(ImageError, match=rf"^a/b\.png: the image does not decode \(it is {kind}"):
+        check_image("a/b.png", data)
 
 
 def test_a_decompression_bomb_is_rejected_before_it_is_decoded():

@@ -17,8 +17,9 @@ from PIL import Image
 from rdmldg_ray import storage
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_samples
 from rdmldg_ray.datasets.images import decode_image
-from rdmldg_ray.datasets.index import sample_index, take_split
+from rdmldg_ray.datasets.index import repeated_images, sample_index, take_split
 from rdmldg_ray.datasets.ingest import plan as ingest_plan
+from rdmldg_ray.datasets.ingest.archives import ReadLimits
 from rdmldg_ray.datasets.ingest.plan import plan_ingest
 from rdmldg_ray.datasets.ingest.writing import ingest, is_ingested, read_rejects, write_shard
 from rdmldg_ray.datasets.schema import SAMPLE_SCHEMA, dataset_location, read_dataset_info, samples_location
@@ -324,6 +325,67 @@ def test_each_kind_of_image_comes_out_as_it_will_be_decoded_or_is_rejected(tmp_p
     assert seen["pixel.png"].size == (1, 1)
     rejects = {row["path"]: row["reason"] for row in read_rejects(str(tmp_path), "pets").to_pylist()}
     assert rejects == {"art/cat/float.tif": "unsupported", "photo/cat/float.tif": "unsupported"}
+
+
+ALIKE = [("C", "C++"), ("Alarm_Clock", "alarm clock"), ("caf\u00e9", "cafe\u0301"), ("TV", "tv")]
+
+
+@pytest.mark.parametrize("pair", ALIKE)
+@pytest.mark.parametrize("kind", [".zip", ".tar", "folder"])
+@pytest.mark.parametrize("place", ["{domain}/{name}/1.png", "{name}/dog/1.png"])
+def test_classes_and_domains_that_cannot_be_told_apart_are_refused(tmp_path, pair, kind, place):
+    # Each in a domain of its own, which a listing of one domain would not show.
+    files = {
+        place.format(domain=domain, name=name): picture()
+        for domain, name in zip(("art", "photo"), pair, strict=True)
+        if "+" not in name or "{domain}" in place
+    }
+    if len(files) < 2:
+        return
+    source = str(tmp_path / f"source{kind}")
+    if kind == "folder":
+        write_tree(Path(source), files)
+    else:
+        Path(source).write_bytes(packed(kind, files))
+    with pytest.raises(
+        ValueError, match=r"'.+' and '.+'.* are one when letters and digits.* rename one"
+    ) as told:
+        plan_ingest(source, str(tmp_path), "pets")
+    assert all(f"'{name}'" in str(told.value) for name in pair)
+
+
+def test_why_an_archive_holds_no_data_set_is_told(tmp_path):
+    data = bytearray(packed(".zip", {"art/dog/1.png": picture()}))
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(signature) + flags] |= 1
+    (tmp_path / "pets.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"no image is in <env(.|\n)*art/dog/1\.png: is encrypted; unpack"):
+        plan_ingest(str(tmp_path / "pets.zip"), str(tmp_path), "pets")
+
+
+def test_a_data_set_without_a_good_image_is_refused_whatever_share_is_allowed(tmp_path):
+    source = write_tree(tmp_path / "bad", {f"{e}/dog/1.png": b"bad" for e in ("art", "photo")})
+    with pytest.raises(ValueError, match="2 of 2 files are rejected"):
+        ingest_pets(source, str(tmp_path), max_rejects=1.0)
+    assert not storage.exists(storage.join(dataset_location(str(tmp_path), "pets"), "dataset.json"))
+
+
+def test_the_ceiling_on_pixels_is_the_plans(tmp_path, pets):
+    with pytest.raises(ValueError, match=r"has 6 x 4 pixels; at most 23 are decoded; .* raise --max-pixels"):
+        ingest_pets(pets, str(tmp_path), limits=ReadLimits(pixels=23))
+    assert ingest_pets(pets, str(tmp_path), limits=ReadLimits(pixels=24)).counts == {"art": 10, "photo": 10}
+
+
+def test_images_that_occur_again_are_counted(tmp_path):
+    files = {
+        "art/cat/1.png": picture(1),
+        "art/cat/2.png": picture(1),
+        "art/dog/3.png": picture(2),
+        "photo/cat/4.png": picture(2),
+        "photo/dog/5.png": picture(3),
+    }
+    info = ingest_pets(write_tree(tmp_path / "pets", files), str(tmp_path))
+    assert repeated_images(str(tmp_path), info) == {"domains": 1, "labels": 1, "all": 2}
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden"])

@@ -7,7 +7,7 @@ import pytest
 from rdmldg_ray import storage
 from rdmldg_ray.config.load import ConfigError, load_config
 from rdmldg_ray.datasets.index import sample_index, take_split
-from rdmldg_ray.datasets.ingest.opening import count_questions, plan_questions
+from rdmldg_ray.datasets.ingest.opening import count_questions, plan_questions, plan_source
 from rdmldg_ray.datasets.ingest.writing import (
     ShardReport,
     _write_shard_row,
@@ -124,6 +124,60 @@ def test_a_file_without_a_good_row_says_what_is_wrong_with_the_first(tmp_path, a
     write(asked, [{"image": "photo/0.png"}])
     with pytest.raises(ValueError, match=r"rows\.jsonl: no row can be used: .*line 1: 'options' is None"):
         plan_questions(str(asked), str(tmp_path), "asked")
+
+
+def test_bad_lines_are_rejected_by_their_place_and_the_rest_is_planned(tmp_path, asked):
+    good = [json.dumps(row) for row in [*rows_of("photo", 5), *rows_of("art", 5)]]
+    surrogate = json.dumps(next(rows_of("photo", 1)) | {"question": "Is \ud800 day?"})
+    place = asked.with_name("ROWS.JSONL")
+    place.write_text("\n".join([surrogate, *good, "[" * 20_000]))
+    plan = plan_source(str(place), str(tmp_path / "root"), "asked", max_rejects=0.5)
+    assert plan.num_files == 22
+    assert {reject.path: reject.reason for reject in plan.rejects} == {
+        "line 1": "no_text",
+        "line 22": "no_object",
+    }
+    assert all(reject.message.isascii() for reject in plan.rejects)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.jsonl", ""), ("a.jsonl", "\n \n"), ("a.csv", "image,question,options,answer,domain\n")],
+)
+def test_a_file_without_rows_says_what_to_write(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(
+        ValueError, match="there are no rows here; write one for each question, with image, quest"
+    ):
+        plan_questions(str(tmp_path / name), str(tmp_path), "asked")
+
+
+def test_an_ending_that_is_not_known_names_those_that_are(tmp_path):
+    (tmp_path / "rows.json").write_text("[]")
+    with pytest.raises(
+        ValueError, match=r"rows\.json: neither .* \.jsonl \(an object on each line\), \.csv and"
+    ):
+        plan_source(str(tmp_path / "rows.json"), str(tmp_path), "asked")
+
+
+def test_a_relative_path_is_one_of_this_folder(tmp_path, asked, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert plan_source("rows.jsonl", str(tmp_path), "asked").num_files == 20
+
+
+@pytest.mark.parametrize("pair", [("caf\u00e9", "cafe\u0301"), ("Photo", "photo")])
+def test_domains_of_rows_that_cannot_be_told_apart_are_refused(tmp_path, asked, pair):
+    rows = [{**row, "domain": pair[number % 2]} for number, row in enumerate(rows_of("photo", 5))]
+    write(asked, rows)
+    with pytest.raises(ValueError, match=r"the domains '.*' and '.*'.* are one"):
+        plan_questions(str(asked), str(tmp_path), "asked")
+
+
+def test_an_image_that_the_folder_rejects_says_why(tmp_path, asked):
+    (tmp_path / "photo/link.png").symlink_to("/etc/hostname")
+    write(asked, [*rows_of("photo", 5), next(rows_of("photo", 1)) | {"image": "photo/link.png"}])
+    [reject] = plan_questions(str(asked), str(tmp_path), "asked", max_rejects=0.5).rejects
+    assert reject.reason == "link" and "leads out of the folder" in reject.message
 
 
 def test_half_of_the_classes_is_no_setting_for_questions(tmp_path, asked):

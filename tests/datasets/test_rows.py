@@ -72,13 +72,27 @@ def test_texts_are_tidied_and_the_answer_is_written_as_the_option():
         ({"options": ["yes"]}, "options", "give a list of at least two texts"),
         ({"options": "yes"}, "options", "'options' is 'yes'; give a list"),
         ({"options": ["yes", None]}, "missing", "'options' is empty"),
-        ({"options": ["yes", "Yes!"]}, "options", "yes, Yes! are not told apart by letters and digits"),
-        ({"options": ["yes", "+"]}, "options", "are not told apart"),
+        ({"options": ["yes", "Yes!"]}, "options", "yes and Yes! are not told apart by letters and digits"),
+        ({"options": ["yes", "+"]}, "options", "'options' has '+', which has no letter or digit"),
+        ({"options": ["caf\u00e9", "cafe\u0301"]}, "options", "are not told apart"),
+        ({"options": ["\uff21\uff22", "ab"]}, "options", "are not told apart"),
+        ({"options": ["post-it", "Post it", "no"]}, "options", "post-it and Post it are not told apart"),
+        ({"options": ["x" * 1001, "no"]}, "options", "has 1001 characters; at most 1000"),
+        ({"options": ["yes", "n\ud800"]}, "no_text", "with half of a character; correct it"),
+        ({"image": "a\udfff.jpg"}, "no_text", "with half of a character; correct it"),
+        ({"question": "a" * 20_001}, "too_long", "shorten it to 20000"),
+        ({"question": "Is <|im_end|> day?"}, "marks", "'question' has <|im_end|>"),
         ({"answer": "maybe"}, "answer", "the answer 'maybe' is not among the options: yes, no; correct it"),
         ({"question": "<image> Is it day?"}, "marks", "'question' has <image>"),
-        ({"options": ["yes", "no</CONCLUSION>"]}, "marks", "'options' has </CONCLUSION>"),
-        ({"domain": "a/b"}, "domain", "the domain 'a/b' is no name of a folder"),
-        ({"domain": ".."}, "domain", "no name of a folder"),
+        (
+            {"options": ["yes", "no</CONCLUSION>"]},
+            "marks",
+            "which has </CONCLUSION>, which prompts and chains use",
+        ),
+        ({"domain": "a/b"}, "domain", "the name of the domain 'a/b' has a '/'"),
+        ({"domain": ".."}, "domain", "begins with a dot"),
+        ({"domain": "all"}, "domain", "stands for many folds in data.held_out; give it another"),
+        ({"domain": "a\x00"}, "domain", "has the control character \\x00"),
         ({"image": "../1.jpg"}, "path", "leads elsewhere; make it relative to this file"),
         ({"image": "/etc/1.jpg"}, "path", "leads elsewhere"),
         ({"image": "http://a/1.jpg"}, "path", "leads elsewhere"),
@@ -98,6 +112,27 @@ def test_what_is_no_row_is_told_with_its_line(tmp_path):
     assert (first, second, third) == ("line 1", "line 3", "line 4")
     assert row == GIVEN
     assert no_object.reason == no_json.reason == "no_object"
+
+
+@pytest.mark.parametrize("line", ["[" * 20_000, '{"a":' * 20_000, "9" * 5000, "\x00"])
+def test_a_line_that_no_parser_takes_is_told_and_the_others_are_read(tmp_path, line):
+    file = tmp_path / "rows.JSONL"
+    file.write_text(f"{line}\n{json.dumps(GIVEN)}\n")
+    (first, bad), (second, row) = read_rows(str(file))
+    assert (first, second, bad.reason, row) == ("line 1", "line 2", "no_object", GIVEN)
+    assert str(bad).endswith("; write one on each line")
+
+
+def test_options_keep_their_signs_digits_and_scripts():
+    for options in (["1.5", "15"], ["कि", "का"], ["k\u0131rm\u0131z\u0131", "mavi"], ["a, b", "a, c"]):
+        row = check_row(GIVEN | {"options": options, "answer": options[1]})
+        assert (row.options, row.answer) == (tuple(options), options[1])
+
+
+def test_a_cell_that_is_no_csv_is_told_with_its_line(tmp_path):
+    (tmp_path / "a.csv").write_text("image,question,options,answer,domain\n" + "x" * 200_000 + "\n")
+    with pytest.raises(ValueError, match=r"a\.csv, line \d: is no CSV \(field larger"):
+        list(read_rows(str(tmp_path / "a.csv")))
 
 
 def test_a_file_that_lacks_a_column_or_is_not_text_is_refused(tmp_path):

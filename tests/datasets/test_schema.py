@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdmldg_ray import storage
-from rdmldg_ray.chains.format import match_class, parse_chain
-from rdmldg_ray.chains.prompts import PROMPT_VERSION, display_name
+from rdmldg_ray.chains.format import display_name, match_class, parse_chain
+from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.datasets import schema as samples
 from rdmldg_ray.datasets.builtin import iconbed

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from rdmldg_ray.domainbed.catalogue import DATASETS, get_dataset
+from rdmldg_ray.domainbed.catalogue import DATASETS, Dataset, get_dataset
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -43,3 +43,26 @@ def test_an_unknown_name_is_answered_with_near_ones(name, hint):
 def test_the_catalogue_is_light_to_import():
     code = "import sys, rdmldg_ray.domainbed.catalogue; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("classes", [("C", "C++"), ("Alarm_Clock", "alarm clock")])
+def test_classes_that_answers_cannot_tell_apart_are_no_data_set(classes):
+    with pytest.raises(AssertionError):
+        Dataset("x", "X", ("a", "b"), 2, 9, class_names=classes)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "environment"),
+    [
+        ("officehome", "Real_World", "Real World"),
+        ("officehome", "real-world", "Real World"),
+        ("vlcs", "CALTECH", "Caltech101"),
+        ("vlcs", "voc2007", "VOC2007"),
+        ("pacs", "Art", "art_painting"),
+        ("terraincognita", "Location 38", "location_38"),
+        ("pacs", "infograph", None),
+        ("pacs", "", None),
+    ],
+)
+def test_a_folder_is_known_in_other_spellings(dataset, folder, environment):
+    assert DATASETS[dataset].environment(folder) == environment

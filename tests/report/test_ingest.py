@@ -3,7 +3,7 @@ from collections import Counter
 
 from rich.console import Console
 
-from rdmldg_ray.report.ingest import class_notes, ingest_table
+from rdmldg_ray.report.ingest import class_notes, ingest_table, repetition_notes
 
 
 def printed(table):
@@ -30,3 +30,13 @@ def test_what_the_literature_does_not_tell_is_a_dash():
 def test_classes_that_are_missing_somewhere_are_noted():
     assert class_notes(3, {}) == ["3 classes"]
     assert class_notes(3, {"photo": ["cat", "dog"]})[1:] == ["note: photo has no image of cat, dog"]
+
+
+def test_images_that_occur_again_are_noted():
+    assert repetition_notes({"domains": 0, "labels": 0, "all": 0}, questions=False) == []
+    assert repetition_notes({"domains": 1, "labels": 2, "all": 3}, questions=False) == [
+        "note: 1 image occurs in more than one domain; what is held out is then trained on too",
+        "note: 2 images occur under more than one class; one of them is wrong",
+        "note: 3 images occur more than once; copies may lie in both splits of a domain",
+    ]
+    assert len(repetition_notes({"domains": 1, "labels": 2, "all": 3}, questions=True)) == 1

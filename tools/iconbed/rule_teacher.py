@@ -15,8 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from rdmldg_ray.chains.format import match_class, normalize_answer, render_chain
-from rdmldg_ray.chains.prompts import display_name
+from rdmldg_ray.chains.format import display_name, match_class, normalize_answer, render_chain
 
 # What a class is, in words that name no class: (what it is broadly, what tells it from its relatives).
 # A class that is not listed gets a phrase that fits any.

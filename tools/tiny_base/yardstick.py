@@ -13,8 +13,8 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 
-from rdmldg_ray.chains.format import ChainFormatError, match_class, parse_chain
-from rdmldg_ray.chains.prompts import direct_prompt, display_name, reasoning_prompt
+from rdmldg_ray.chains.format import ChainFormatError, display_name, match_class, parse_chain
+from rdmldg_ray.chains.prompts import direct_prompt, reasoning_prompt
 from tools.tiny_base.pictures import read_png
 
 _CHAIN_TOKENS = 160  # longer chains are cut, and then count as wrong

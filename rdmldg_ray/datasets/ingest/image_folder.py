@@ -10,8 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rdmldg_ray.datasets.ingest.archives import Reject, SourceFile
+from rdmldg_ray.datasets.ingest.names import class_fault, domain_fault, printable
 from rdmldg_ray.domainbed.catalogue import DATASETS, Dataset
 
+# Folders of splits, which stand between domain and class in some downloads.
+_SPLITS = frozenset(
+    ("train", "training", "test", "testing", "val", "valid", "validation", "crossval", "dev", "eval", "full")
+)
 # What ImageFolder lists, in any case of letters.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -25,12 +30,14 @@ class ImageFolder:
         classes: of all environments, sorted.
         prefix: the folder within the source that holds the environments, with a slash at its end, or "".
         rejects: files that ImageFolder would not list.
+        notes: what is allowed, and may be a mistake.
     """
 
     environments: Mapping[str, Sequence[SourceFile]]
     classes: tuple[str, ...]
     prefix: str
     rejects: Sequence[Reject]
+    notes: Sequence[str] = ()
 
     def place(self, file: SourceFile) -> tuple[str, str, str]:
         """A listed file's environment, class, and path within the environment."""
@@ -49,7 +56,9 @@ class ImageFolder:
         }
 
 
-def find_image_folder(location: str, files: Iterable[SourceFile], dataset: str) -> ImageFolder:
+def find_image_folder(
+    location: str, files: Iterable[SourceFile], dataset: str, empty: Iterable[str] = ()
+) -> ImageFolder:
     """Sort files into environments and classes, and check them against the catalogue.
 
     Environments may lie below other folders, as archives have them. Those of a known data set are found
@@ -58,10 +67,11 @@ def find_image_folder(location: str, files: Iterable[SourceFile], dataset: str) 
     Args:
         location: of the source, for messages.
         dataset: name of a data set of the catalogue, or any other.
+        empty: folders without a file, which are noted.
 
     Raises:
-        ValueError: when the folders are not ``<environment>/<class>/<file>``, or not those of the
-            catalogue; the message says what was found and what was expected.
+        ValueError: when the folders are not ``<environment>/<class>/<file>``, not those of the catalogue, or
+            have names that cannot be used; the message says what was found and what was expected.
     """
     known = DATASETS.get(dataset)
     images, rejects = [], []
@@ -83,6 +93,8 @@ def find_image_folder(location: str, files: Iterable[SourceFile], dataset: str) 
         below = folder[len(prefix) :]
         if folder[: len(prefix)] != prefix or len(below) < 2:
             message = f"{file.path}: not in {start}<environment>/<class>/"
+            if start and not file.path.startswith(start):
+                message += f"; to leave it out, give the folder {start.rstrip('/')} itself"
             rejects.append(Reject(file.path, file.size, "place", message))
         else:
             environments[below[0]].append(file)
@@ -93,7 +105,12 @@ def find_image_folder(location: str, files: Iterable[SourceFile], dataset: str) 
     depth = len(prefix) + 1
     ordered = {name: _in_image_folder_order(environments[name], depth) for name in sorted(environments)}
     classes = {file.path.split("/")[depth] for files in environments.values() for file in files}
-    layout = ImageFolder(ordered, tuple(sorted(classes)), start, rejects)
+    notes = _empty_notes([folder.split("/") for folder in empty], prefix, ordered)
+    if _SPLITS.issuperset(name.lower() for name in ordered):
+        notes.append(f"note: {', '.join(ordered)} are called as splits are, not as domains")
+    layout = ImageFolder(ordered, tuple(sorted(classes)), start, rejects, notes)
+    _check_splits(location, layout)
+    _check_names(location, layout)
     if known:
         _check_catalogue(location, layout, known)
     return layout
@@ -126,6 +143,47 @@ def _wrapping_prefix(folders: Sequence[Sequence[str]]) -> list[str]:
     return prefix
 
 
+def _empty_notes(
+    empty: Sequence[Sequence[str]], prefix: Sequence[str], environments: Iterable[str]
+) -> list[str]:
+    """Words on empty folders where a domain or a class is expected."""
+    below = [list(folder[len(prefix) :]) for folder in empty if list(folder[: len(prefix)]) == list(prefix)]
+    known = set(environments)
+    notes = []
+    for path in below:
+        if len(path) == 1:
+            notes.append(f"note: the folder {path[0]} holds no file, and is no domain")
+        elif len(path) == 2 and path[0] in known:
+            notes.append(f"note: the folder {'/'.join(path)} holds no file")
+    return notes
+
+
+def _check_splits(location: str, layout: ImageFolder) -> None:
+    """Refuse ``<domain>/train/<class>``, of which the splits would become the classes."""
+    for domain, files in layout.environments.items():
+        places = [layout.place(file) for file in files]
+        splits = {name for _, name, _ in places}
+        nested = any(path.count("/") > 1 for _, _, path in places)
+        if _SPLITS.issuperset(name.lower() for name in splits) and (nested or len(splits) > 1):
+            raise ValueError(
+                f"{location}: the folders below {domain} are called {', '.join(sorted(splits))}: splits, not "
+                f"classes; move what is in {domain}/<split>/<class>/ to {domain}/<class>/, each image once "
+                "(splits are drawn by DomainBed's rule)"
+            )
+
+
+def _check_names(location: str, layout: ImageFolder) -> None:
+    for kind, names, fault_of in (
+        ("domain", layout.environments, domain_fault),
+        ("class", layout.classes, class_fault),
+    ):
+        for name in names:
+            if fault := fault_of(name):
+                raise ValueError(
+                    f"{location}: the name of the {kind} '{printable(name)}' {fault}; rename its folder"
+                )
+
+
 def _known_prefix(location: str, folders: Sequence[Sequence[str]], known: Dataset) -> list[str]:
     found: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for folder in folders:
@@ -136,11 +194,30 @@ def _known_prefix(location: str, folders: Sequence[Sequence[str]], known: Datase
     if complete:
         shortest: tuple[str, ...] = min(sorted(complete), key=len)
         return list(shortest)
+    if renamed := _other_spelling(folders, known):
+        raise ValueError(f"{location}: not yet {known.title}: {renamed}, or ingest it as custom")
     top = sorted({"/".join(folder[:2]) for folder in folders})
+    found_folders = f"{', '.join(top[:8])}{', ...' if len(top) > 8 else ''}" if top else "no image"
     raise ValueError(
         f"{location}: not {known.title}: expected the folders {', '.join(known.environments)}; found "
-        f"{', '.join(top[:8])}{', ...' if len(top) > 8 else ''}; correct the path, or ingest it as custom"
+        f"{found_folders}; correct the path, or ingest it as custom"
     )
+
+
+def _other_spelling(folders: Sequence[Sequence[str]], known: Dataset) -> str | None:
+    """How to rename folders that are called otherwise than the catalogue's; None where none is."""
+    found: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for folder in folders:
+        for depth, name in enumerate(folder):
+            if environment := known.environment(name):
+                found[tuple(folder[:depth])].setdefault(environment, name)
+    best = max(found.values(), key=len, default={})
+    if len(best) < min(2, len(known.environments)):
+        return None
+    remedies = [f"rename '{name}' to '{meant}'" for meant, name in sorted(best.items()) if name != meant]
+    if lacking := [name for name in known.environments if name not in best]:
+        remedies.append(f"add the folder {', '.join(lacking)}, which is missing")
+    return "; ".join(remedies)
 
 
 def _check_catalogue(location: str, layout: ImageFolder, known: Dataset) -> None:
@@ -150,11 +227,16 @@ def _check_catalogue(location: str, layout: ImageFolder, known: Dataset) -> None
             f"{location}: not {known.title}: it has no environment {', '.join(surplus)}; remove what does "
             "not belong to it, or ingest it as custom"
         )
-    wrong = known.class_names is not None and layout.classes != known.class_names
-    if len(layout.classes) != known.num_classes or wrong:
+    names = layout.classes
+    wrong = known.class_names is not None and names != known.class_names
+    if len(names) != known.num_classes or wrong:
         expected = f" ({', '.join(known.class_names)})" if known.class_names else ""
+        remedy = "remove what does not belong to it"
+        if len(names) < known.num_classes:
+            remedy = "add what is missing"
+        elif known.class_names and set(known.class_names) - set(names):
+            remedy = "rename or add what is missing"
         raise ValueError(
             f"{location}: not {known.title}: expected {known.num_classes} classes{expected}; found "
-            f"{len(layout.classes)}: {', '.join(layout.classes)}; remove what does not belong to it, or "
-            "ingest it as custom"
+            f"{len(names)}: {', '.join(names)}; {remedy}, or ingest it as custom"
         )

@@ -8,9 +8,18 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from rdmldg_ray import storage
+from rdmldg_ray.chains.format import display_name, find_alike
 from rdmldg_ray.config.names import check_name
 from rdmldg_ray.datasets.builtin.embedded import is_embedded
-from rdmldg_ray.datasets.ingest.archives import Reject, Source, SourceFile, open_source
+from rdmldg_ray.datasets.images import MAX_PIXELS
+from rdmldg_ray.datasets.ingest.archives import (
+    DEFAULT_LIMITS,
+    ReadLimits,
+    Reject,
+    Source,
+    SourceFile,
+    open_source,
+)
 from rdmldg_ray.datasets.ingest.image_folder import ImageFolder, find_image_folder
 from rdmldg_ray.datasets.schema import dataset_location, part_name, samples_location, version_of
 
@@ -49,6 +58,8 @@ class Destination:
     """Whether each sample has a question of its own."""
     version: str = ""
     """Of the parts: the start of the plan's ``content``."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image."""
 
     def part(self, shard: Shard) -> str:
         """Where a shard's samples are written."""
@@ -93,7 +104,11 @@ class IngestPlan:
 
 
 def plan_ingest(
-    location: str, root: str, dataset: str, max_rejects: float = DEFAULT_MAX_REJECTS
+    location: str,
+    root: str,
+    dataset: str,
+    max_rejects: float = DEFAULT_MAX_REJECTS,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> IngestPlan:
     """List a source and plan its ingest; writes nothing.
 
@@ -101,15 +116,26 @@ def plan_ingest(
         location: a folder, a zip or a tar of ``<environment>/<class>/<file>``, local or on S3.
         dataset: a name of the catalogue, whose folders are then checked, or any other.
         max_rejects: largest share of files that may be rejected, between 0 and 1.
+        limits: ceilings on what is read.
 
     Raises:
-        ValueError: when the source is not such a tree, or not the data set of that name.
+        ValueError: when the source is not such a tree, or not the data set of that name, or holds more than
+            the ceilings allow.
     """
     check_dataset_name(dataset)
-    source = open_source(location)
-    files, unread = source.list()
-    layout = find_image_folder(location, files, dataset)
-    target = Destination(root, dataset, layout.classes, layout.prefix)
+    source = open_source(location, limits)
+    listing = source.list()
+    unread = listing.rejects
+    try:
+        layout = find_image_folder(location, listing.files, dataset, listing.empty)
+    except ValueError as error:
+        if not unread:
+            raise
+        # Which may be why the rest makes no data set.
+        raise ValueError(
+            f"{error}\n{len(unread)} entries are rejected unread, the first: {unread[0].message}"
+        ) from None
+    target = Destination(root, dataset, layout.classes, layout.prefix, max_pixels=limits.pixels)
     return make_plan(
         source=source,
         target=target,
@@ -137,7 +163,13 @@ def make_plan(
     """The plan for what a source was found to hold; raises as ``plan_ingest``."""
     for environment in layout.environments:
         check_name("the environment", environment)
+    _check_alike(source.location, "domains", layout.environments)
+    if not target.questions:
+        _check_alike(source.location, "classes", layout.classes)
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
+    if target.max_pixels != MAX_PIXELS:
+        # Parts that were written with another ceiling have other rejects.
+        digest.update(f"{target.max_pixels} pixels\n".encode())
     for environment, files in layout.environments.items():
         for file in files:
             digest.update(f"{file.path}\0{file.size}\0{file.stamp}\n".encode())
@@ -164,20 +196,26 @@ def check_rejects(plan: IngestPlan, rejected: int, messages: Iterable[str]) -> N
     Raises:
         ValueError: when the rejected files are more than the allowed share; it names the first few.
     """
-    if rejected <= plan.max_rejects * plan.num_files:
+    if rejected <= plan.max_rejects * plan.num_files and rejected < plan.num_files:
         return
     shown = [f"  {message}" for message in islice(messages, _REJECTS_SHOWN)]
     what = "rows" if plan.target.questions else "files"
-    raise ValueError(
-        "\n".join(
-            [
-                f"{plan.source.location}: {rejected} of {plan.num_files} {what} are rejected, more than the "
-                f"share of {plan.max_rejects:g} that is allowed:",
-                *shown,
-                "mend or remove them, or raise the share (--max-rejects)",
-            ]
+    why, remedy = "and nothing is left", "mend them"
+    if rejected < plan.num_files:
+        why = f"more than the share of {plan.max_rejects:g} that is allowed"
+        remedy = "mend or remove them, or raise the share (--max-rejects)"
+    head = f"{plan.source.location}: {rejected} of {plan.num_files} {what} are rejected, {why}:"
+    raise ValueError("\n".join([head, *shown, remedy]))
+
+
+def _check_alike(location: str, kind: str, names: Iterable[str]) -> None:
+    if alike := find_alike(names):
+        first, second = alike
+        codes = "" if display_name(first) != display_name(second) else f" ({first!a}, {second!a})"
+        raise ValueError(
+            f"{location}: the {kind} '{first}' and '{second}'{codes} are one when letters and digits alone "
+            "are compared, as answers are; rename one of the folders, or put their images into one"
         )
-    )
 
 
 def _shards(layout: ImageFolder) -> Iterator[Shard]:

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdmldg_ray import storage
-from rdmldg_ray.chains.format import IMAGE_MARK, TAGS, match_class, normalize_answer
+from rdmldg_ray.chains.format import find_alike, find_mark, match_class
+from rdmldg_ray.datasets.ingest.names import class_fault, domain_fault, is_encodable
 
 COLUMNS = ("image", "question", "options", "answer", "domain")
 ENDINGS = (".jsonl", ".csv", ".parquet")
+# Beyond it a question alone fills what a model reads.
+_MAX_QUESTION_CHARACTERS = 20_000
 # Between the options in a cell of a CSV file.
 _BETWEEN = "|"
 
@@ -63,14 +66,15 @@ def read_rows(location: str) -> Iterator[tuple[str, Mapping[str, Any] | RowError
     Raises:
         ValueError: for a file of another kind or encoding, or one that lacks a column.
     """
-    if location.endswith(".parquet"):
+    ending = location.lower()
+    if ending.endswith(".parquet"):
         return _parquet_rows(location)
-    assert location.endswith(ENDINGS), location
+    assert ending.endswith(ENDINGS), location
     try:
         text = storage.read_bytes(location).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{location}: is not in UTF-8 ({error}); save it so") from None
-    return _csv_rows(location, text) if location.endswith(".csv") else _jsonl_rows(text)
+    return _csv_rows(location, text) if ending.endswith(".csv") else _jsonl_rows(text)
 
 
 def check_row(given: Mapping[str, Any]) -> Row:
@@ -78,22 +82,29 @@ def check_row(given: Mapping[str, Any]) -> Row:
 
     Raises:
         RowError: with ``reason`` one of ``missing``, ``no_text``, ``options``, ``answer``, ``marks``,
-            ``domain`` and ``path``; the message names the remedy.
+            ``too_long``, ``domain`` and ``path``; the message names the remedy.
     """
     options = given.get("options")
     if options is None or not isinstance(options, list | tuple) or len(options) < 2:
         raise RowError("options", f"'options' is {options!r}; give a list of at least two texts")
     texts = {name: _text(name, given.get(name)) for name in COLUMNS if name != "options"}
     shown = tuple(_text("options", option) for option in options)
-    for name, text in (("question", texts["question"]), *(("options", option) for option in shown)):
-        for mark in (IMAGE_MARK, *TAGS):
-            if mark in text:
-                raise RowError("marks", f"'{name}' has {mark}, which prompts and chains use; take it out")
-    meanings = [normalize_answer(option) for option in shown]
-    if not all(meanings) or len(set(meanings)) < len(meanings):
+    question = texts["question"]
+    if mark := find_mark(question):
+        raise RowError("marks", f"'question' has {mark}, which prompts and chains use; take it out")
+    if len(question) > _MAX_QUESTION_CHARACTERS:
+        raise RowError(
+            "too_long",
+            f"'question' has {len(question)} characters; shorten it to {_MAX_QUESTION_CHARACTERS}",
+        )
+    for option in shown:
+        if fault := class_fault(option):
+            reason = "marks" if find_mark(option) else "options"
+            raise RowError(reason, f"'options' has '{option[:80]}', which {fault}; word it otherwise")
+    if alike := find_alike(shown):
         raise RowError(
             "options",
-            f"the options {', '.join(shown)} are not told apart by letters and digits; word them otherwise",
+            f"the options {' and '.join(alike)} are not told apart by letters and digits; reword them",
         )
     place = match_class(texts["answer"], shown)
     if place is None:
@@ -101,8 +112,8 @@ def check_row(given: Mapping[str, Any]) -> Row:
             "answer",
             f"the answer '{texts['answer']}' is not among the options: {', '.join(shown)}; correct it",
         )
-    if "/" in texts["domain"] or "\\" in texts["domain"] or texts["domain"].startswith("."):
-        raise RowError("domain", f"the domain '{texts['domain']}' is no name of a folder; give it another")
+    if fault := domain_fault(texts["domain"]):
+        raise RowError("domain", f"the name of the domain '{texts['domain'][:80]}' {fault}; give it another")
     image = posixpath.normpath(texts["image"])
     if image.startswith(("/", "..")) or "\\" in image or "://" in texts["image"]:
         raise RowError(
@@ -122,6 +133,8 @@ def _text(name: str, value: Any) -> str:
         raise RowError("missing", f"'{name}' is empty; fill it in, or remove the row")
     if not isinstance(value, str) or not value.strip():
         raise RowError("no_text", f"'{name}' has {value!r}, which is no text; write it in quotes")
+    if not is_encodable(value):
+        raise RowError("no_text", f"'{name}' has {ascii(value)[:80]}, with half of a character; correct it")
     # A path may have any spaces.
     return value if name == "image" else " ".join(value.split())
 
@@ -134,8 +147,9 @@ def _jsonl_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]
             value = json.loads(line)
             if not isinstance(value, dict):
                 raise ValueError(f"it is a {type(value).__name__}")
-        except ValueError as error:
-            message = f"is no JSON object ({error}); write one on each line"
+        except (ValueError, RecursionError) as error:
+            why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            message = f"is no JSON object ({why}); write one on each line"
             yield f"line {number}", RowError("no_object", message)
         else:
             yield f"line {number}", value
@@ -144,7 +158,14 @@ def _jsonl_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]
 def _csv_rows(location: str, text: str) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     _check_columns(location, reader.fieldnames or ())
-    for row in reader:
+    rows = iter(reader)
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise ValueError(f"{location}, line {reader.line_num}: is no CSV ({error}); correct it") from None
+        if row is None:
+            return
         options = row["options"].split(_BETWEEN) if row["options"] else None
         yield f"line {reader.line_num}", {**row, "options": options}
 
@@ -154,7 +175,13 @@ def _parquet_rows(location: str) -> Iterator[tuple[str, Mapping[str, Any] | RowE
         _check_columns(location, parquet.schema_arrow.names)
         number = 0
         for batch in parquet.iter_batches(columns=list(COLUMNS)):
-            for row in batch.to_pylist():
+            try:
+                given = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{location}: has a text that is not in UTF-8 after row {number} ({error}); save it so"
+                ) from None
+            for row in given:
                 number += 1
                 yield f"row {number}", row
 

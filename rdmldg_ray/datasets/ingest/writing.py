@@ -212,7 +212,7 @@ def write_shard(source: Source, target: Destination, shard: Shard) -> ShardRepor
 def _sample(target: Destination, domain: str, file: SourceFile, data: bytes, index: int) -> dict[str, Any]:
     path = file.path.removeprefix(target.prefix)
     told = file.row or {"id": f"{target.name}/{path}", "label": path.split("/", 2)[1]}
-    width, height = check_image(file.path, data)
+    width, height = check_image(file.path, data, target.max_pixels)
     return {
         **told,
         "image": data,
