@@ -178,7 +178,10 @@ def plan_annotation(
             root = stack.enter_context(tempfile.TemporaryDirectory())
         if not dry_run or root != storage_root(storage):
             write_embedded(root, dataset)
-        return Annotation(root, read_dataset_info(root, dataset), request)
+        annotation = Annotation(root, read_dataset_info(root, dataset), request)
+        if not dry_run and not annotation.pending:
+            annotation.gather()
+        return annotation
 
 
 def run_annotation(

@@ -1,21 +1,27 @@
 """Samples and chains meet: each sample gets the chain that it is trained on."""
 
+import logging
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rdmldg_ray.chains.coverage import uneven_classes
 from rdmldg_ray.chains.format import ChainFormatError, parse_chain
 
 # What is read of chains to attach them.
 CHAIN_COLUMNS = ["id", "candidate", "text", "accepted"]
 _CHECKED_AT_ONCE = 1024
+_log = logging.getLogger(__name__)
 
 
 def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_none: bool = False) -> pa.Table:
     """Samples that have an accepted chain, with it as column ``chain``: the first candidate's of several.
 
+    Where some classes are left with fewer images than others, a warning counts them.
+
     Args:
-        samples: an index, with ``id``.
+        samples: an index, with ``id`` and ``label``.
         chains: rows with ``CHAIN_COLUMNS``.
         location: where the chains lie, for the messages.
         may_be_none: whether it is right that no sample has an accepted chain.
@@ -45,4 +51,9 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
                 raise ValueError(
                     f"{location}: row {sample_id}: {error}; mend the chain, or set its 'accepted' to false"
                 ) from error
+    # Of a part of the chains, as where there may be none, this tells nothing.
+    if not may_be_none and "label" in samples.column_names:
+        uneven = uneven_classes(zip(samples["label"].to_pylist(), rows.is_valid().to_pylist(), strict=True))
+        if uneven:
+            _log.warning("%s: %s", location, uneven)
     return joined

@@ -153,7 +153,7 @@ MALFORMED = {
     "no choice": completion_of([]),
     "missing_section": completion("It is a bird."),
     "wrong_order": completion(chain("bird") + chain("bird")),
-    "text_outside": completion("Sure! " + chain("bird")),
+    "text_outside": completion(chain("bird").replace("<CAPTION>", "Next: <CAPTION>")),
     "empty_section": completion(chain("")),
     "not_a_class": completion(chain("spoon")),
 }

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from rdmldg_ray import storage
@@ -10,6 +12,9 @@ IDENTITY = {"model": "m", "prompt_version": "1"}
 
 
 def open_store(root):
+    """As a call does that is killed before its end."""
+    location = chains_location(root, "mini", "m")
+    storage.write_json(storage.join(location, "annotation.json"), IDENTITY)
     return AnswerStore(root, "mini", "m", mini.DOMAINS, IDENTITY)
 
 
@@ -30,8 +35,10 @@ def answer(sample_id, candidate=0, accepted=True):
 
 
 def parts(root):
+    """Without what makes their names unique."""
     location = chains_location(root, "mini", "m")
-    return [file.removeprefix(f"{location}/") for file in storage.list_files(location, ".parquet")]
+    files = storage.list_files(location, ".parquet")
+    return [re.sub(r"-[0-9a-f]{8}\.", ".", file.removeprefix(f"{location}/")) for file in files]
 
 
 def state(store):
@@ -40,7 +47,6 @@ def state(store):
 
 def test_an_answer_is_safe_when_it_is_added_and_gathered_into_parts(root):
     store = open_store(root)
-    store.begin()
     store.add("flat", answer("mini/flat/a", accepted=False))
     store.add("flat", answer("mini/flat/a", 1))
     store.add("paint", answer("mini/paint/Real World/ä.png"))
@@ -64,14 +70,13 @@ def test_an_answer_is_safe_when_it_is_added_and_gathered_into_parts(root):
 
 def test_killed_between_part_and_journal_nothing_is_there_twice(root, monkeypatch):
     store = open_store(root)
-    store.begin()
     store.add("flat", answer("mini/flat/a"))
 
     def killed(location):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "delete_folder", killed)
+        patch.setattr(storage, "delete_file", killed)
         with pytest.raises(KeyboardInterrupt):
             store.flush()
     again = open_store(root)
