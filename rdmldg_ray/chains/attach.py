@@ -1,6 +1,7 @@
 """Samples and chains meet: each sample gets the chain that it is trained on."""
 
 import logging
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,13 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
                 ) from error
     # Of a part of the chains, as where there may be none, this tells nothing.
     if not may_be_none and "label" in samples.column_names:
-        uneven = uneven_classes(zip(samples["label"].to_pylist(), rows.is_valid().to_pylist(), strict=True))
-        if uneven:
-            _log.warning("%s: %s", location, uneven)
+        labels, has_chain = samples["label"].to_pylist(), rows.is_valid().to_pylist()
+        if uneven := uneven_classes(zip(labels, has_chain, strict=True)):
+            _warn(f"{location}: {uneven}")
     return joined
+
+
+# Each fold and stage attaches the same chains.
+@lru_cache(maxsize=128)
+def _warn(message: str) -> None:
+    _log.warning(message)

@@ -162,13 +162,13 @@ def import_chains(
     """
     info = read_dataset_info(root, dataset)
     there = chains_location(root, dataset, teacher)
-    if storage.list_files(there, ".parquet") and not replace:
-        raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
     if storage.list_files(storage.join(there, "_journal")):
         raise ValueError(
-            f"{there}: holds a teacher's answers that are not in its chains yet; choose another name, or "
-            "annotate under this one once more, which gathers them"
+            f"{there}: holds answers of a teacher from an annotation that did not end; run the annotation "
+            "again, which makes chains of them, or choose another name"
         )
+    if storage.list_files(there, ".parquet") and not replace:
+        raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
     index = sample_index(root, info, info.environments)
     known = index.select(["id", "label", "domain", *question_columns(index)]).to_pylist()
     found = _Import(info, {row["id"]: row for row in known}, teacher)

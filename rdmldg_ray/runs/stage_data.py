@@ -1,5 +1,6 @@
 """What the stages of a run see: source domains in training and generation, all domains in evaluation."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
+from rdmldg_ray.chains.coverage import uneven_classes
 from rdmldg_ray.chains.store import read_chain_file, read_chains
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.index import base_classes, sample_index, take_split
@@ -15,6 +17,8 @@ from rdmldg_ray.datasets.schema import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.runs.store import RunStore, Stage
 from rdmldg_ray.storage import list_files
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,27 @@ class StageData:
         return chosen.combine_chunks(), len(samples) - len(chosen)
 
     def check_chains(self, stage: Stage) -> None:
-        """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``."""
+        """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``.
+
+        Says which classes are left with fewer images than others, where there are such.
+        """
         if self.config.mtct.weights.reasoning == 0:
             return
-        accepted = 0
+        accepted: set[str] = set()
+        images: list[tuple[str, bool]] = []
         for domain in self._sources(stage.held_out):
             samples = self._trained_split([domain], "in")
             location = chains_location(self.config.storage, self.info.name, self.config.data.chains, domain)
             for file in list_files(location, ".parquet"):
                 chains = read_chain_file(file, CHAIN_COLUMNS)
-                accepted += len(attach_chains(samples, chains, location, may_be_none=True))
+                found = attach_chains(samples, chains, location, may_be_none=True)
+                accepted.update(found["id"].to_pylist())
+            names, labels = samples["id"].to_pylist(), samples["label"].to_pylist()
+            images += [(label, name in accepted) for name, label in zip(names, labels, strict=True)]
         if not accepted:
             self.training_set(stage)
+        if uneven := uneven_classes(images):
+            _log.warning("%s held out: %s", stage.held_out, uneven)
 
     def _trained_split(self, domains: Sequence[str], split: Literal["in", "out"]) -> pa.Table:
         data = self.config.data

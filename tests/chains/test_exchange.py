@@ -283,7 +283,12 @@ ROWS = {
             {"from": "gpt", "value": chain()},
         ],
     },
-    "InternVL": {"image": [PATH], "width": 96, "height": 96, **{k: v for k, v in line().items() if k != "images"}},
+    "InternVL": {
+        "image": [PATH],
+        "width": 96,
+        "height": 96,
+        **{k: v for k, v in line().items() if k != "images"},
+    },
     "an integer id": line(id=7),
     "a path of Windows": line(image=r"C:\data\flat\bird\1F414.png"),
     "OpenAI's parts": {
@@ -362,7 +367,9 @@ def test_a_sign_that_is_no_mark_stays(local):
 def test_answers_that_are_not_gathered_yet_are_not_imported_over(local, replace):
     entry = join(dataset_location(local, "mini"), "chains/elsewhere/_journal/a.json")
     storage.write_json(entry, {"domain": "flat", "row": {}})
-    with pytest.raises(ValueError, match="chains/elsewhere: holds a teacher's answers .*; choose another name"):
+    with pytest.raises(
+        ValueError, match=r"chains/elsewhere: holds answers of a teacher .* or choose another"
+    ):
         import_lines(local, line(), replace=replace)
     assert storage.read_json(entry)
 
@@ -376,7 +383,8 @@ def test_chains_that_a_training_may_not_take_are_counted(local, caplog):
 def test_classes_that_lose_more_are_counted(local, caplog):
     rows = read_chains(local, "mini", "rules", mini.DOMAINS).to_pylist()
     lines = [
-        {"id": row["id"], **line("x" if "/bird/" in row["id"] else row["text"], accepted=None)} for row in rows
+        {"id": row["id"], **line("x" if "/bird/" in row["id"] else row["text"], accepted=None)}
+        for row in rows
     ]
     for given in lines:
         given["accepted"] = False if "/bird/" in given["id"] else None
