@@ -282,7 +282,7 @@ def import_chains(
     """Check chains that were made elsewhere, and write them as a teacher's.
 
     Args:
-        source: a ``.jsonl`` or ``.parquet`` file, or a folder of such files.
+        source: a ``.jsonl``, ``.json`` or ``.parquet`` file, or a folder of such files.
 
     Returns:
         Where they lie, and how many there are by verdict: ``accepted``, or the reason of a rejection.

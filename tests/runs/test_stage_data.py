@@ -166,3 +166,23 @@ def test_base_classes_alone_are_trained_and_validated_on_and_all_are_tested(stor
     rows = data.evaluation_set("flat").to_pylist()
     assert {row["label"] for row in rows if row["held_out"]} == set(info.classes)
     assert {row["label"] for row in rows if not row["held_out"]} == base
+
+
+def test_a_class_that_lost_its_chains_is_told_before_a_run_starts(iconbed, info, caplog):
+    lost = info.classes[0]
+    for domain in info.environments:
+        if domain != "paint":
+            rows = read_table(chains_location(iconbed.config.storage, info.name, "rules", domain)).to_pylist()
+            rows = [row | {"accepted": f"/{lost}/" not in row["id"]} for row in rows]
+            part = (
+                f"{chains_location(iconbed.config.storage, info.name, 'uneven', domain)}/part-00000.parquet"
+            )
+            write_table(part, pa.Table.from_pylist(rows))
+    iconbed.check_chains(MTCT)
+    assert not caplog.records
+    data = iconbed.config.data.model_copy(update={"chains": "uneven"})
+    uneven = StageData(iconbed.config.model_copy(update={"data": data}), info)
+    uneven.check_chains(MTCT)
+    [record] = caplog.records
+    assert "paint held out: classes lose images unequally" in record.getMessage()
+    assert f"of '{lost}', and 0 of " in record.getMessage()
