@@ -326,7 +326,8 @@ def _turn(turn: Any) -> tuple[str, str, list[Any]]:
         raise ValueError(f"a turn is {_kind(turn)}; write an object with 'role' and 'content'")
     role = turn.get("role", turn.get("from"))
     content = turn.get("content", turn.get("value"))
-    texts, images = [content], []
+    texts: list[Any] = [content]
+    images: list[Any] = []
     if isinstance(content, list):
         parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in content]
         images = [part for part in parts if part.get("type") in _IMAGE_PARTS]
