@@ -184,7 +184,10 @@ def plan_annotation(
             root = stack.enter_context(tempfile.TemporaryDirectory())
         if not dry_run or root != storage_root(storage):
             write_embedded(root, dataset)
-        return Annotation(root, read_dataset_info(root, dataset), request)
+        annotation = Annotation(root, read_dataset_info(root, dataset), request)
+        if not dry_run and not annotation.pending:
+            annotation.gather()
+        return annotation
 
 
 def run_annotation(
@@ -286,7 +289,7 @@ def import_chains(
     """Check chains that were made elsewhere, and write them as a teacher's.
 
     Args:
-        source: a ``.jsonl`` or ``.parquet`` file, or a folder of such files.
+        source: a ``.jsonl``, ``.json`` or ``.parquet`` file, or a folder of such files.
 
     Returns:
         Where they lie, and how many there are by verdict: ``accepted``, or the reason of a rejection.

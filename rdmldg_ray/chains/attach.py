@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rdmldg_ray.chains.coverage import uneven_classes
 from rdmldg_ray.chains.format import ChainFormatError, parse_chain
 
 # What is read of chains to attach them.
@@ -19,10 +20,10 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
     """Samples that have an accepted chain, with it as column ``chain``: the first candidate's of several.
 
     A chain that tells which image it was written for is left out, with a warning, where the sample has
-    another image now.
+    another image now. Where some classes are left with fewer images than others, a warning counts them.
 
     Args:
-        samples: an index, with ``id`` and ``sha256``.
+        samples: an index, with ``id``, ``label`` and ``sha256``.
         chains: rows with ``CHAIN_COLUMNS``.
         location: where the chains lie, for the messages.
         may_be_none: whether it is right that no sample has an accepted chain.
@@ -61,6 +62,11 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
                 raise ValueError(
                     f"{location}: row {sample_id}: {error}; mend the chain, or set its 'accepted' to false"
                 ) from error
+    # Of a part of the chains, as where there may be none, this tells nothing.
+    if not may_be_none and "label" in samples.column_names:
+        labels, has_chain = samples["label"].to_pylist(), rows.is_valid().to_pylist()
+        if uneven := uneven_classes(zip(labels, has_chain, strict=True)):
+            _warn(f"{location}: {uneven}")
     return joined
 
 

@@ -39,6 +39,13 @@ class ChainFormatError(ValueError):
         self.reason = reason
 
 
+# Tokenizers read these as what they stand for, and not as text: images, turns, the end of an answer.
+_MODEL_MARK = re.compile(
+    rf"{IMAGE_MARK}|</?(?:video|img|s|IMG_CONTEXT|image_soft_token|start_of_image|end_of_turn|start_of_turn|eos|bos|pad)>"
+    r"|<\|[^<>|\s]{1,40}\|>"
+)
+
+
 @dataclass(frozen=True)
 class Chain:
     """A parsed chain: the text of each section, stripped of surrounding white space."""
@@ -64,7 +71,7 @@ def parse_chain(text: str) -> Chain:
 
     Raises:
         ChainFormatError: with ``reason`` one of ``missing_section``, ``wrong_order``,
-            ``text_outside``, ``empty_section``; the message names the section.
+            ``text_outside``, ``empty_section``, ``model_mark``; the message names the section or mark.
     """
     found = [match.group() for match in _TAG.finditer(text)]
     for tag in TAGS:
@@ -83,6 +90,10 @@ def parse_chain(text: str) -> Chain:
     for name, section in zip(SECTIONS, sections, strict=True):
         if not section:
             raise ChainFormatError("empty_section", f"the section <{name}> is empty")
+    if mark := _MODEL_MARK.search(text):
+        raise ChainFormatError(
+            "model_mark", f"the chain holds {mark.group()}, which a model does not read as text"
+        )
     return Chain(*sections)
 
 

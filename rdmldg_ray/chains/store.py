@@ -72,7 +72,8 @@ def read_chains(
             f"{chains_location(root, name, teacher)}: no chains for {', '.join(domains)}; choose another "
             "teacher (data.chains), or import or write chains for them"
         )
-    return pa.concat_tables([read_chain_file(file, columns) for file in files])
+    # Parts of earlier releases lack a column that later ones have.
+    return pa.concat_tables([read_chain_file(file, columns) for file in files], promote_options="default")
 
 
 def read_chain_file(location: str, columns: list[str] | None = None) -> pa.Table:

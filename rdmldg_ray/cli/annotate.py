@@ -45,6 +45,10 @@ def annotate(
         tuple[float, float] | None,
         typer.Option(help="US dollars for a million tokens of prompts, and of answers.", metavar="IN OUT"),
     ] = None,
+    max_equal_rejections: Annotated[
+        int,
+        typer.Option(min=0, help="Stop after so many answers in a row rejected for one reason; 0: never."),
+    ] = 20,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print an estimate of tokens and cost, and stop.")
     ] = False,
@@ -65,6 +69,7 @@ def annotate(
         concurrency=concurrency,
         max_cost=max_cost,
         max_samples=max_samples,
+        max_equal_rejections=max_equal_rejections,
     )
     annotation = api.plan_annotation(dataset, request, storage=storage, dry_run=dry_run)
     document = _print_estimate(annotation)
@@ -121,3 +126,5 @@ def _print_outcome(outcome: Outcome) -> None:
         say(f"{count} samples without an answer: {message}")
     if outcome.stopped:
         say(f"stopped: {outcome.stopped}")
+    if outcome.uneven:
+        say(f"warning: {outcome.uneven}")

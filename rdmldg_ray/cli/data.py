@@ -86,7 +86,7 @@ def chains_export(
 
 @command(chains_app, "import")
 def chains_import(
-    source: Annotated[str, typer.Argument(help="A .jsonl or .parquet file, or a folder of such files.")],
+    source: Annotated[str, typer.Argument(help="A .jsonl, .json or .parquet file, or a folder.")],
     dataset: Annotated[str, typer.Option(help="The data set on storage that the chains belong to.")],
     teacher: Annotated[str, typer.Option(help="The name they get, for data.chains.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace the teacher's chains.")] = False,

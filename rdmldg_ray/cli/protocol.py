@@ -19,7 +19,7 @@ from rdmldg_ray.cli.base import (
 )
 from rdmldg_ray.cli.runs import print_plan, print_results
 from rdmldg_ray.domainbed.selection import METHODS
-from rdmldg_ray.report.ablation import ablation_accuracies, ablation_table
+from rdmldg_ray.report.ablation import ablation_accuracies, ablation_images, ablation_table
 from rdmldg_ray.report.protocol import (
     chosen_rows,
     chosen_table,
@@ -72,4 +72,6 @@ def ablate(
     for measure in ("target_in", "target_all"):
         console.print(ablation_table(states, rows, measure))
         document[measure] = ablation_accuracies(states, rows, measure)
+    if differing := ablation_images(states):
+        say(differing)
     return document

@@ -41,16 +41,25 @@ Rows = list[dict[str, Any]]
 def probability_shares(tokens: pa.Table, low: float = LOW, high: float = HIGH) -> Rows:
     """Shares of target tokens with a probability under ``low`` and over ``high``.
 
+    A class's name is often one token, so that the end of the turn is half of its tokens; shares without that
+    stand beside those with it.
+
     Args:
-        tokens: in ``TOKEN_SCHEMA``.
+        tokens: in ``TOKEN_SCHEMA``, each target's in one piece and in order.
 
     Returns:
         For each model, target and side of the split, in the table's order: ``model``, ``target``,
-        ``held_out``, ``tokens``, ``low``, ``high``.
+        ``held_out``, ``tokens``, ``low``, ``high``; and ``low_without_end``, ``high_without_end``, None where
+        there are no other tokens.
     """
+    # The next target begins where this one has ended.
+    begins = np.append(tokens["position"].to_numpy()[1:] == 0, True)
     rows = []
-    for (model, target, held_out), mine in _groups(tokens, ("model", "target", "held_out")):
+    for (model, target, held_out), mine in _groups(
+        tokens.append_column("is_end", pa.array(begins)), ("model", "target", "held_out")
+    ):
         probability = np.exp(mine["logprob"].to_numpy())
+        text = probability[~mine["is_end"].to_numpy()]
         rows.append(
             {
                 "model": model,
@@ -59,9 +68,21 @@ def probability_shares(tokens: pa.Table, low: float = LOW, high: float = HIGH) -
                 "tokens": len(probability),
                 "low": float((probability < low).mean()),
                 "high": float((probability > high).mean()),
+                "low_without_end": float((text < low).mean()) if len(text) else None,
+                "high_without_end": float((text > high).mean()) if len(text) else None,
             }
         )
     return rows
+
+
+def rejected_of_first(candidates: pa.Table) -> float | None:
+    """Share of the images' first draws that the filter rejected; None without any.
+
+    Args:
+        candidates: with ``candidate``, the number of the draw for its image, and ``accepted``.
+    """
+    first = candidates.filter(pc.field("candidate") == 0)
+    return 1 - float(pc.mean(pc.cast(first["accepted"], pa.float64())).as_py()) if len(first) else None
 
 
 def entropy_falls(tokens: pa.Table, before: str, after: str, least_count: int = 20) -> Rows:

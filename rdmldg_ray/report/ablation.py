@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from rdmldg_ray.report.tables import mean_of_known, percent
-from rdmldg_ray.runs.store import State, accuracies_of, evaluated_folds
+from rdmldg_ray.runs.store import State, accuracies_of, evaluated_folds, stages_of
 from rdmldg_ray.sweeps.variants import AblationRow
 
 
@@ -61,6 +61,32 @@ def ablation_table(
             row["variant"], row["pathway"], *map(percent, row["accuracy"].values()), percent(row["mean"])
         )
     return table
+
+
+def ablation_images(states: Mapping[str, Sequence[State]]) -> str | None:
+    """How the images that the runs' MTCT was trained on differ in number; None where they do not.
+
+    Labels alone need no chains, so a run on them takes part with the images that have none too.
+
+    Args:
+        states: by what a run trains on, the state of each trial.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for kind, trials in states.items():
+        for trial, state in enumerate(trials):
+            for stage in stages_of(state, "mtct"):
+                key = f"{stage.held_out} held out" + (f", trial {trial + 1}" if len(trials) > 1 else "")
+                found.setdefault(key, {})[kind] = state[stage.name]["samples"]
+    differing = {key: images for key, images in found.items() if len(set(images.values())) > 1}
+    if not differing:
+        return None
+    lines = [
+        f"  {key}: " + ", ".join(f"{count} for {kind}" for kind, count in images.items())
+        for key, images in differing.items()
+    ]
+    return "\n".join(
+        ["trained on different numbers of images, those without a chain on labels only:", *lines]
+    )
 
 
 def _accuracy(state: State, domain: str, model: str, pathway: str, measure: str) -> float | None:

@@ -13,13 +13,16 @@ from rdmldg_ray.evaluation.analyses import (
     domain_distances,
     entropy_falls,
     probability_shares,
+    rejected_of_first,
 )
 from rdmldg_ray.evaluation.questions import by_question
 from rdmldg_ray.report.plots import bars, lines
 from rdmldg_ray.report.rows import rows_csv
 from rdmldg_ray.runs.evaluated import EvaluatedFold
 from rdmldg_ray.runs.results import rejected_by_round
-from rdmldg_ray.storage import join, write_bytes
+from rdmldg_ray.runs.store import model_name
+from rdmldg_ray.sarr.candidates import read_candidates
+from rdmldg_ray.storage import join, list_files, write_bytes
 
 _QUESTIONS_SHOWN = 10
 
@@ -63,7 +66,7 @@ def tokens(fold: EvaluatedFold) -> Analysis:
         name="tokens",
         title="probability of target tokens",
         rows=rows,
-        shares=("low", "high"),
+        shares=("low", "high", "low_without_end", "high_without_end"),
         folder=fold.folder,
         picture=bars(heading, "%", names, series),
     )
@@ -129,12 +132,20 @@ def mmd(fold: EvaluatedFold, clip: Path | None = None) -> Analysis:
 def rejected(fold: EvaluatedFold) -> Analysis:
     """Share of the model's own chains that the filter rejected, by round of SARR, in all of the run's folds.
 
+    Of all draws, and of each image's first one, where candidates are there still: with more draws for hard
+    images, all draws do not compare with the paper's one for each image.
+
     Raises:
         ValueError: when no round is complete.
     """
     rows = rejected_by_round(fold.run.state)
     if not rows:
         raise ValueError(f"{fold.run.location}: no round of SARR is complete yet")
+    for row in rows:
+        drawn = fold.run.store.candidates_uri(row["held_out"], model_name(row["round"]))
+        columns = ["candidate", "accepted"]
+        there = bool(list_files(drawn, ".parquet"))
+        row["rejected_of_first"] = rejected_of_first(read_candidates(drawn, columns)) if there else None
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         series.setdefault(row["held_out"], []).append((row["round"], 100 * row["rejected"]))
@@ -142,7 +153,7 @@ def rejected(fold: EvaluatedFold) -> Analysis:
         name="rejected",
         title="the model's own chains",
         rows=rows,
-        shares=("rejected", "without_chain"),
+        shares=("rejected", "without_chain", "rejected_of_first"),
         folder=fold.run_folder,
         picture=lines("chains rejected by round, by held-out domain", "round", "%", series),
     )

@@ -1,5 +1,6 @@
 """What the stages of a run see: source domains in training and generation, all domains in evaluation."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.chains.attach import CHAIN_COLUMNS, attach_chains
+from rdmldg_ray.chains.coverage import uneven_classes
 from rdmldg_ray.chains.store import chain_files, read_chain_file, read_chains
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.index import base_classes, sample_index, take_split
 from rdmldg_ray.datasets.schema import DatasetInfo, chains_location
 from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.runs.store import RunStore, Stage
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,17 @@ class StageData:
         return chosen.combine_chunks(), len(samples) - len(chosen)
 
     def check_chains(self, stage: Stage) -> "Coverage":
-        """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``."""
+        """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``.
+
+        Says which classes are left with fewer images than others, where there are such.
+        """
         labels: set[str] = set()
         covered: set[str] = set()
         longest = 0
         if self.config.mtct.weights.reasoning == 0:
             return Coverage((), False)
+        accepted: set[str] = set()
+        images: list[tuple[str, bool]] = []
         for domain in self._sources(stage.held_out):
             samples = self._trained_split([domain], "in")
             labels |= set(samples["label"].unique().to_pylist())
@@ -101,8 +110,13 @@ class StageData:
                 found = attach_chains(samples, chains, location, may_be_none=True)
                 covered |= set(found["label"].unique().to_pylist())
                 longest = max(longest, pc.max(pc.utf8_length(found["chain"])).as_py() or 0)
-        if not covered:
+                accepted.update(found["id"].to_pylist())
+            names, domain_labels = samples["id"].to_pylist(), samples["label"].to_pylist()
+            images += [(label, name in accepted) for name, label in zip(names, domain_labels, strict=True)]
+        if not accepted:
             self.training_set(stage)
+        if uneven := uneven_classes(images):
+            _log.warning("%s held out: %s", stage.held_out, uneven)
         return Coverage(tuple(sorted(labels - covered)), longest > self.config.model.max_length)
 
     def long_chains(self, stage: Stage) -> list[tuple[str, int]]:

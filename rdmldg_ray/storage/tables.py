@@ -32,7 +32,9 @@ def read_table(
     files = [location] if location.endswith(".parquet") else list_files(location, ".parquet")
     if not files:
         raise StorageError(f"{location}: no Parquet files here")
-    return pa.concat_tables([_read_parquet(file, columns, renamed or {}) for file in files])
+    tables = [_read_parquet(file, columns, renamed or {}) for file in files]
+    # Parts of earlier releases lack a column that later ones have.
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _read_parquet(location: str, columns: list[str] | None, renamed: Mapping[str, str]) -> pa.Table:

@@ -12,10 +12,21 @@ _CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens."""
+    """US dollars for a million tokens.
+
+    Raises:
+        ValueError: for what is no price.
+    """
 
     prompt: float
     answer: float
+
+    def __post_init__(self) -> None:
+        for price in (self.prompt, self.answer):
+            if not (math.isfinite(price) and price >= 0):
+                raise ValueError(
+                    f"{price:g} is no price; give US dollars for a million tokens, 0 or more (--prices)"
+                )
 
     def of(self, prompt_tokens: float, answer_tokens: float) -> float:
         """US dollars for so many tokens."""

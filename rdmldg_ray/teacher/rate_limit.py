@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# A wait of this many seconds is told, and no longer one is slept through without another look.
+_LONG_S = 30.0
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
@@ -55,9 +57,16 @@ class RateLimit:
 
     Args:
         tokens_per_request: what a server counts for one, about.
+        on_wait: called with the seconds that are to be waited, again and again while they are many.
     """
 
-    def __init__(self, tokens_per_request: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        tokens_per_request: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_wait: Callable[[float], None] = lambda seconds: None,
+    ):
+        self._on_wait = on_wait
         self._needs = {"requests": 1.0, "tokens": tokens_per_request}
         self._clock = clock
         self._allowances: dict[str, _Allowance] = {}
@@ -71,8 +80,10 @@ class RateLimit:
     async def admit(self, request: Any) -> None:
         """Wait until a request may be sent."""
         while (delay := self.delay()) > 0:
+            if delay >= _LONG_S:
+                self._on_wait(delay)
             try:
-                await asyncio.wait_for(self._stopped.wait(), delay)
+                await asyncio.wait_for(self._stopped.wait(), min(delay, _LONG_S))
             except TimeoutError:
                 continue
             raise StoppedError

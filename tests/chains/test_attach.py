@@ -95,3 +95,24 @@ def test_a_chain_that_was_written_for_another_image_is_left_out_and_told(candida
 def test_no_chain_left_for_the_images_of_now_is_an_error():
     with pytest.raises(ValueError, match="has an accepted chain"):
         attached(chains(("a", 0, chain("x"), True, "9")))
+
+
+@pytest.mark.parametrize(("lost", "told"), [("dog", True), ("cat", True), ("", False)])
+def test_classes_that_are_left_with_fewer_images_are_told(lost, told, caplog):
+    labels = ["cat", "dog", "rat"] * 20
+    samples = pa.table({"id": [str(number) for number in range(60)], "label": labels})
+    rows = [(str(number), 0, chain("x"), label != lost) for number, label in enumerate(labels)]
+    joined = attach_chains(samples, chains(*rows), f"here, without {lost}")
+    assert len(joined) == (40 if told else 60)
+    words = (
+        f"without {lost}: classes lose images unequally: without an accepted chain are 20 of 20 of '{lost}'"
+    )
+    assert (words in caplog.text) == told == bool(caplog.records)
+
+
+@pytest.mark.parametrize("mark", ["<image>", "<|im_end|>", "<IMG_CONTEXT>"])
+def test_a_chain_with_a_models_own_mark_is_named_before_a_training_meets_it(mark):
+    with pytest.raises(
+        ValueError, match=r"row b: the chain holds .*, which a model does not read as text; mend"
+    ):
+        attached(chains(("b", 0, chain(f"an {mark} of it"), True)))

@@ -205,6 +205,25 @@ def test_a_table_of_ids_and_texts_is_enough(local, tmp_path):
         (line(candidate="first"), "the field 'candidate' is 'first', which is no int; correct it"),
         (line(accepted="yes"), "the field 'accepted' is 'yes', which is no bool; correct it"),
         ({"messages": [{"role": "robot", "content": ""}]}, "a turn of 'robot' is not known"),
+        ({"messages": "text"}, r"'messages' \(or 'conversations'\) is a text; write a list of turns"),
+        ({"messages": 5}, "is an int; write a list of turns"),
+        ({"messages": [5, None]}, "a turn is an int; write an object with 'role' and 'content'"),
+        ({"messages": [{}]}, "a turn of 'None' is not known, or has no text"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "is not known, or has no text"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "is not known, or has no text"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "is not known, or has no text"),
+        ({**line(), "images": [ID, ID]}, "not one image"),
+        ({**line(), "images": 5}, "not one image"),
+        (line(question="<image><image>?"), "not one image"),
+        (line(id="mini/x", image=ID), "no sample 'mini/x'"),
+        ({**line(id=7), "images": ["/data/other.png"]}, "no sample .* has the image '/data/other.png'"),
+        ({**line(id=[1]), "images": []}, r"no sample \[1\] in the data set mini; correct the id"),
+        ({**line(id={"a": 1}), "images": None}, "no sample {'a': 1} in"),
+        (line(candidate=2**31), "the field 'candidate' is 2147483648, which is out of range"),
+        (line(candidate=-(10**30)), "the field 'candidate' is -1000.*, which is out of range"),
+        (line(chain().replace("Words", "\ud800", 1)), "the field 'text' holds half a character"),
+        (line(model="\udc00"), "the field 'model' holds half a character"),
+        ('{"a": ' * 100_000, "is nested too deeply to be read; remove it"),
     ],
 )
 def test_a_bad_line_is_named_with_its_place_and_remedy_and_nothing_is_written(local, bad, problem):
@@ -236,7 +255,10 @@ def test_a_bad_row_of_a_table_is_named(local, tmp_path):
     with pytest.raises(ValueError, match=r"made\.parquet, row 2: the chain has no <SUMMARY>"):
         import_chains(str(tmp_path / "made.parquet"), local, "mini", "elsewhere")
     storage.write_table(str(tmp_path / "made.parquet"), pa.table({"name": ["x"]}))
-    with pytest.raises(ValueError, match=r"made\.parquet: has no columns 'id' and 'text'; it has: name"):
+    with pytest.raises(ValueError, match=r"made\.parquet: has no columns 'id' and 'text', .*; it has: name"):
+        import_chains(str(tmp_path / "made.parquet"), local, "mini", "elsewhere")
+    storage.write_table(str(tmp_path / "made.parquet"), pa.table({"id": [ID, None], "text": [chain()] * 2}))
+    with pytest.raises(ValueError, match=r"row 2: neither an 'id' nor an image's path; add one of them"):
         import_chains(str(tmp_path / "made.parquet"), local, "mini", "elsewhere")
 
 
@@ -248,10 +270,19 @@ def test_chains_of_a_source_are_replaced_only_when_told(local):
     assert chains_of(local, "elsewhere")["id"].to_pylist() == [OTHER_ID]
 
 
-@pytest.mark.parametrize("name", ["nothing", "file.txt"])
-def test_a_place_without_chains_is_told(local, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nothing.jsonl", "there is no such file or folder; correct the path"),
+        ("nothing", "there is no such file or folder; correct the path"),
+        ("file.txt", r"neither a \.jsonl, \.json or \.parquet file nor a folder of such files"),
+        ("empty", r"neither a \.jsonl, \.json or \.parquet file nor a folder of such files"),
+    ],
+)
+def test_a_place_without_chains_is_told(local, tmp_path, name, problem):
     (tmp_path / "file.txt").touch()
-    with pytest.raises(ValueError, match=f"{name}: neither a .jsonl or .parquet file nor a folder of such"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"{name}: {problem}"):
         import_chains(str(tmp_path / name), local, "mini", "elsewhere")
 
 
@@ -275,6 +306,128 @@ def test_chains_of_classes_that_cannot_be_told_apart_are_not_taken(local):
     storage.write_json(info, described | {"classes": [*described["classes"], LABEL.upper()]})
     with pytest.raises(ValueError, match=f"classes '{LABEL}' and '{LABEL.upper()}' .* are one .* rename one"):
         import_lines(local, line())
+
+
+PATH = "photos/flat/bird/1F414.png"
+ASKED = {"role": "user", "content": "<image>What is it?"}
+ANSWERED = {"role": "assistant", "content": chain()}
+IN_PARTS = [{"type": "image_url", "image_url": {"url": PATH}}, {"type": "text", "text": "What is it?"}]
+ROWS = {
+    "LLaVA": {
+        "id": "000000033471",
+        "image": PATH,
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is it?"},
+            {"from": "gpt", "value": chain()},
+        ],
+    },
+    "InternVL": {
+        "image": [PATH],
+        "width": 96,
+        "height": 96,
+        **{k: v for k, v in line().items() if k != "images"},
+    },
+    "an integer id": line(id=7),
+    "a path of Windows": line(image=r"C:\data\flat\bird\1F414.png"),
+    "OpenAI's parts": {
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "Be kind."}]},
+            {"role": "user", "content": IN_PARTS},
+            {"role": "assistant", "content": [{"type": "text", "text": chain()}]},
+        ]
+    },
+    "TRL's turns": {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
+        "completion": [ANSWERED],
+        "images": [{"path": PATH, "bytes": None}],
+    },
+    "TRL's texts": {"prompt": "What is it?", "completion": chain(), "image": PATH},
+    "Alpaca": {"instruction": "<image>What?", "input": "", "output": chain(), "images": [PATH]},
+    "ms-swift": {"query": "<image>What?", "response": chain(), "images": [PATH]},
+    "an id and no path": {"messages": [ASKED, ANSWERED], "id": ID},
+}
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_rows_are_read_in_the_forms_of_other_tools(local, form):
+    assert import_lines(local, ROWS[form]) == {"accepted": 1}
+    [row] = chains_of(local, "elsewhere").to_pylist()
+    assert (row["id"], row["text"]) == (ID, chain())
+
+
+@pytest.mark.parametrize("form", ["LLaVA", "TRL's turns", "OpenAI's parts"])
+def test_conversations_are_read_from_parquet_too(local, tmp_path, form):
+    storage.write_table(str(tmp_path / "made.parquet"), pa.Table.from_pylist([ROWS[form]]))
+    assert import_chains(str(tmp_path / "made.parquet"), local, "mini", "elsewhere") == {"accepted": 1}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_is_read_beside_its_description(local, tmp_path, indent):
+    (tmp_path / "made").mkdir()
+    text = json.dumps([line(), line(chain("vehicle"))], indent=indent)
+    (tmp_path / "made/data.json").write_text(text)
+    (tmp_path / "made/dataset_info.json").write_text("{}")
+    counts = import_chains(str(tmp_path / "made"), local, "mini", "elsewhere")
+    assert counts == {"accepted": 1, "wrong_class": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"{}", "not a list of rows but an object"),
+        (b"null", "not a list of rows but a null"),
+        (b'[{"messages": ', "not JSON .*write a list of rows"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[1]", "row 1: not an object but an int"),
+        (b'["x", {}]', "row 1: not an object but a text"),
+    ],
+)
+def test_what_is_no_array_of_rows_is_told(local, tmp_path, content, problem):
+    (tmp_path / "made.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"made\.json.*{problem}|made\.json: not imported:\n.*{problem}"):
+        import_chains(str(tmp_path / "made.json"), local, "mini", "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "mark", ["<image>", "<video>", "<IMG_CONTEXT>", "<|im_end|>", "<|image_pad|>", "<|eot_id|>", "</s>"]
+)
+def test_a_models_own_mark_in_a_chain_is_told(local, mark):
+    with pytest.raises(ValueError, match=r"line 2: the chain holds .*, which a model does not read as text"):
+        import_lines(local, line(), line(chain().replace("Words.", f"The {mark} shows it.", 1)))
+
+
+def test_a_sign_that_is_no_mark_stays(local):
+    text = chain().replace("Words.", "1 < 2 > 0, a <b>bold</b> |image| of <it>.", 1)
+    assert import_lines(local, line(text)) == {"accepted": 1}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_answers_that_are_not_gathered_yet_are_not_imported_over(local, replace):
+    entry = join(dataset_location(local, "mini"), "chains/elsewhere/_journal/a.json")
+    storage.write_json(entry, {"domain": "flat", "row": {}})
+    with pytest.raises(
+        ValueError, match=r"chains/elsewhere: holds answers of a teacher .* or choose another"
+    ):
+        import_lines(local, line(), replace=replace)
+    assert storage.read_json(entry)
+
+
+def test_chains_that_a_training_may_not_take_are_counted(local, caplog):
+    text = chain().replace("Words.", "Words and words. " * 2000, 1)
+    import_lines(local, line(text), line(chain(), image=OTHER_ID))
+    assert "1 accepted chains have more than 16384 characters, such as that of " + ID in caplog.text
+
+
+def test_classes_that_lose_more_are_counted(local, caplog):
+    rows = read_chains(local, "mini", "rules", mini.DOMAINS).to_pylist()
+    lines = [
+        {"id": row["id"], **line("x" if "/bird/" in row["id"] else row["text"], accepted=None)}
+        for row in rows
+    ]
+    for given in lines:
+        given["accepted"] = False if "/bird/" in given["id"] else None
+    import_lines(local, *lines)
+    assert "without an accepted chain are 30 of 30 of 'bird', and 0 of 60 of the other classes" in caplog.text
 
 
 def test_chains_of_other_domains_are_not_opened(local):

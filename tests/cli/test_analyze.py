@@ -42,6 +42,7 @@ def root(tmp_path_factory):
                             "model": model,
                             "target": target,
                             "held_out": held_out,
+                            "position": position % 2,
                             "token": f"t{position % 2}",
                             "logprob": math.log(0.2 + 0.3 * number),
                             "entropy": 3.0 - number,
@@ -87,9 +88,10 @@ def written(root, name, folder="flat/analyses"):
 
 def test_token_shares_by_stage(root):
     output = analyze(root, "tokens")
-    assert ["mtct", "chain", "no", "20", "0.0", "0.0"] in rows_of(output)
-    assert ["zero-shot", "class", "yes", "20", "100.0", "0.0"] in rows_of(output)
-    assert written(root, "tokens")[0] == "model,target,held_out,tokens,low,high"
+    assert ["mtct", "chain", "no", "20", "0.0", "0.0", "0.0", "0.0"] in rows_of(output)
+    assert ["zero-shot", "class", "yes", "20", "100.0", "0.0", "100.0", "0.0"] in rows_of(output)
+    columns = "model,target,held_out,tokens,low,high,low_without_end,high_without_end"
+    assert written(root, "tokens")[0] == columns
 
 
 def test_tokens_whose_entropy_fell(root):
@@ -105,8 +107,11 @@ def test_distances_between_domains(root):
 
 
 def test_chains_rejected_by_round(root):
-    assert rows_of(analyze(root, "rejected"))[-1] == ["flat", "1", "10", "60.0", "50.0"]
-    assert written(root, "rejected", "analyses")[1] == "flat,1,10,0.6,0.5"
+    assert rows_of(analyze(root, "rejected"))[-1] == ["flat", "1", "10", "60.0", "50.0", "-"]
+    draws = pa.table({"candidate": [0] * 8 + [1, 2], "accepted": [True] * 2 + [False] * 6 + [True] * 2})
+    write_table(f"{root}/runs/demo/flat/sarr-1/candidates/part-00000.parquet", draws)
+    assert rows_of(analyze(root, "rejected"))[-1] == ["flat", "1", "10", "60.0", "50.0", "75.0"]
+    assert written(root, "rejected", "analyses")[1] == "flat,1,10,0.6,0.5,0.75"
 
 
 def test_new_classes_need_a_run_that_left_some_out(root):

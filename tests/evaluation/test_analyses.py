@@ -13,24 +13,32 @@ from rdmldg_ray.evaluation.analyses import (
     harmonic_mean,
     mmd_squared,
     probability_shares,
+    rejected_of_first,
 )
 from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 from rdmldg_ray.runs.results import rejected_by_round
 
 
 def tokens(*rows):
-    """From (model, target, held out, token, probability, entropy)."""
+    """From (model, target, held out, token, probability, entropy); a token \"<end>\" ends a target."""
+    tokens = ["<end>", *(row[3] for row in rows)]
+    positions = [0]
+    for before in tokens[1:-1]:
+        positions.append(0 if before == "<end>" else positions[-1] + 1)
     return pa.Table.from_pylist(
         [
             {
                 "model": model,
                 "target": target,
                 "held_out": held_out,
+                "position": position,
                 "token": token,
                 "logprob": math.log(probability),
                 "entropy": entropy,
             }
-            for model, target, held_out, token, probability, entropy in rows
+            for (model, target, held_out, token, probability, entropy), position in zip(
+                rows, positions, strict=True
+            )
         ],
         schema=TOKEN_SCHEMA,
     )
@@ -41,17 +49,33 @@ def test_shares_of_unlikely_and_likely_tokens_are_counted_by_model_and_target():
         ("mtct", "chain", False, "a", 0.1, 0),
         ("mtct", "chain", False, "b", 0.2499, 0),
         ("mtct", "chain", False, "c", 0.3, 0),
-        ("mtct", "chain", False, "d", 0.7501, 0),
-        ("mtct", "class", False, "dog", 0.9, 0),
+        ("mtct", "chain", False, "<end>", 0.7501, 0),
+        ("mtct", "class", False, "dog", 0.5, 0),
+        ("mtct", "class", False, "<end>", 0.9, 0),
+        ("mtct", "chain", False, "a", 0.8, 0),
+        ("mtct", "chain", False, "<end>", 0.5, 0),
+        ("mtct", "class", False, "rat", 0.2, 0),
+        ("mtct", "class", False, "<end>", 0.99, 0),
         ("mtct", "chain", True, "a", 0.5, 0),
-        ("sarr-1", "chain", False, "a", 0.76, 0),
+        ("mtct", "chain", True, "<end>", 0.9, 0),
+        ("sarr-1", "chain", False, "<end>", 0.76, 0),
     )
-    assert probability_shares(table) == [
-        {"model": "mtct", "target": "chain", "held_out": False, "tokens": 4, "low": 0.5, "high": 0.25},
-        {"model": "mtct", "target": "class", "held_out": False, "tokens": 1, "low": 0.0, "high": 1.0},
-        {"model": "mtct", "target": "chain", "held_out": True, "tokens": 1, "low": 0.0, "high": 0.0},
-        {"model": "sarr-1", "target": "chain", "held_out": False, "tokens": 1, "low": 0.0, "high": 1.0},
+    names = ("model", "target", "held_out", "tokens", "low", "high", "low_without_end", "high_without_end")
+    assert [tuple(row[name] for name in names) for row in probability_shares(table)] == [
+        ("mtct", "chain", False, 6, 2 / 6, 2 / 6, 0.5, 0.25),
+        ("mtct", "class", False, 4, 0.25, 0.5, 0.5, 0.0),
+        ("mtct", "chain", True, 2, 0.0, 0.5, 0.0, 0.0),
+        ("sarr-1", "chain", False, 1, 0.0, 1.0, None, None),
     ]
+
+
+def test_of_several_draws_the_first_is_counted_apart():
+    draws = pa.table(
+        {"candidate": [0, 1, 2, 0, 0, 1, 0], "accepted": [False, False, True, True, False, True, True]}
+    )
+    assert rejected_of_first(draws) == 0.5
+    assert rejected_of_first(draws.slice(0, 1)) == 1.0
+    assert rejected_of_first(draws.slice(1, 2)) is None
 
 
 FALLS = tokens(

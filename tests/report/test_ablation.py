@@ -1,4 +1,4 @@
-from rdmldg_ray.report.ablation import ablation_table
+from rdmldg_ray.report.ablation import ablation_images, ablation_table
 from rdmldg_ray.sweeps.variants import ablation_rows
 
 
@@ -48,3 +48,18 @@ def test_trials_are_averaged_and_counted():
     assert "target all" in table.title
     assert "mean of 2 trials" in table.title
     assert rows(table)[2] == ["labels only", "direct", "25.0", "35.0", "30.0"]
+
+
+def trained(art, photo):
+    return {"art/mtct": {"seconds": 1.0, "samples": art}, "photo/mtct": {"seconds": 1.0, "samples": photo}}
+
+
+def test_runs_on_different_sets_of_images_are_told():
+    same = {"both": [trained(3, 5)], "labels": [trained(3, 5)], "chains": [trained(3, 5)]}
+    assert ablation_images(same) is None
+    assert ablation_images({**same, "labels": [trained(4, 5)]}).splitlines()[1:] == [
+        "  art held out: 3 for both, 4 for labels, 3 for chains"
+    ]
+    two = {"both": [trained(3, 5), trained(3, 5)], "labels": [trained(3, 5), trained(3, 6)]}
+    assert ablation_images(two).splitlines()[1:] == ["  photo held out, trial 2: 5 for both, 6 for labels"]
+    assert ablation_images(STATES) is None

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from rdmldg_ray.chains.format import SECTIONS, render_chain
-from rdmldg_ray.chains.store import write_chains
+from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, chains_location, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
@@ -175,10 +175,12 @@ def test_classes_that_no_chain_is_of_are_told(tmp_path, store, info):
     config = load_config("demo", ["data.held_out=paint", f"storage={tmp_path}"])
     data = StageData(config, info)
     assert data.check_chains(MTCT) == Coverage((), long=False)
+    kept = {}
     for domain in ("flat", "gradient", "sketch"):
-        chains = read_table(chains_location(str(tmp_path), info.name, "rules", domain)).to_pylist()
-        kept = [row for row in chains if "/bird/" not in row["id"]]
-        write_chains(str(tmp_path), info.name, "rules", domain, pa.Table.from_pylist(kept, CHAIN_SCHEMA))
+        chains = read_chains(str(tmp_path), info.name, "rules", [domain]).to_pylist()
+        rows = [row for row in chains if "/bird/" not in row["id"]]
+        kept[domain] = pa.Table.from_pylist(rows, CHAIN_SCHEMA)
+    write_chains(str(tmp_path), info.name, "rules", kept)
     assert data.check_chains(MTCT).without == ("bird",)
 
 
@@ -188,3 +190,23 @@ def test_a_split_without_images_is_told_before_anything_is_trained(iconbed, stor
     base = config.model_copy(update={"data": config.data.model_copy(update={"classes": "base"})})
     with pytest.raises(ValueError, match=r"'out' split of the source domains has no image to evaluate on"):
         StageData(base, replace(info, classes=("of no image",))).evaluation_set("paint")
+
+
+def test_a_class_that_lost_its_chains_is_told_before_a_run_starts(iconbed, info, caplog):
+    lost = info.classes[0]
+    for domain in info.environments:
+        if domain != "paint":
+            rows = read_table(chains_location(iconbed.config.storage, info.name, "rules", domain)).to_pylist()
+            rows = [row | {"accepted": f"/{lost}/" not in row["id"]} for row in rows]
+            part = (
+                f"{chains_location(iconbed.config.storage, info.name, 'uneven', domain)}/part-00000.parquet"
+            )
+            write_table(part, pa.Table.from_pylist(rows))
+    iconbed.check_chains(MTCT)
+    assert not caplog.records
+    data = iconbed.config.data.model_copy(update={"chains": "uneven"})
+    uneven = StageData(iconbed.config.model_copy(update={"data": data}), info)
+    uneven.check_chains(MTCT)
+    [record] = caplog.records
+    assert "paint held out: classes lose images unequally" in record.getMessage()
+    assert f"of '{lost}', and 0 of " in record.getMessage()

@@ -11,7 +11,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from rdmldg_ray import storage
+from rdmldg_ray import api, storage
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.chains.prompts import TEACHER_PROMPT_VERSION, teacher_prompt
@@ -153,7 +153,7 @@ MALFORMED = {
     "no choice": completion_of([]),
     "missing_section": completion("It is a bird."),
     "wrong_order": completion(chain("bird") + chain("bird")),
-    "text_outside": completion("Sure! " + chain("bird")),
+    "text_outside": completion(chain("bird").replace("<CAPTION>", "Next: <CAPTION>")),
     "empty_section": completion(chain("")),
     "not_a_class": completion(chain("spoon")),
 }
@@ -450,3 +450,238 @@ def test_a_sample_with_a_question_of_its_own_is_asked_it_and_judged_by_its_optio
     assert texts == sorted(teacher_prompt(row["options"], row["question"]) for row in asked.values())
     chains = read_chains(root, VQA, "gpt-4o", info.environments).to_pylist()
     assert {row["id"]: row["reason"] for row in chains} == dict.fromkeys(asked) | {first: "not_a_class"}
+
+
+def told(**fields):
+    """A completion with other fields than a model's."""
+    return Reply(json.dumps({**json.loads(completion(chain("bird")).body), **fields}).encode())
+
+
+ODD = {
+    "cut JSON": Reply(b'{"choices": ['),
+    "bytes that are no text": Reply(b'{"choices":"\xff\xfe"}'),
+    "choices that are none": told(choices={"a": 1}),
+    "a choice that is none": told(choices=[5]),
+    "nothing": Reply(b""),
+    "a web page": Reply(b"<html>", headers={"Content-Type": "text/html"}),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_answer_that_is_none_is_counted_and_the_others_are_kept(mini_root, samples, kind):
+    odd = sorted(row["id"] for row in samples)[::30]
+
+    def reply(sample, before):
+        return ODD[kind] if sample["id"] in odd else good(sample, before)
+
+    _, outcome = annotate(mini_root, samples, reply, max_samples=90)
+    assert (outcome.accepted, outcome.failed.total(), len(rows_of(mini_root))) == (87, 3, 87)
+    endpoint, outcome = annotate(mini_root, samples, good)
+    assert (set(endpoint.asked), outcome.accepted) == (set(odd), 3)
+
+
+def test_odd_fields_of_an_answer_do_not_spoil_the_name(mini_root, samples):
+    fields = [
+        {"usage": {"prompt_tokens": 10**12, "completion_tokens": -5}},
+        {"usage": {}},
+        {"usage": {"prompt_tokens": None, "completion_tokens": "7"}},
+        {"model": 5},
+        {"model": "a \ud800 b"},
+        {"choices": [{"message": {"content": f"\ud800{chain('bird')}"}}]},
+        {"choices": [{"message": {"content": None, "refusal": {"a": 1}}}]},
+        {"choices": [{"message": {"content": {"a": 1}}, "finish_reason": 5}]},
+    ]
+    first = [
+        row["id"] for row in Annotation(mini_root, read_dataset_info(mini_root, mini.NAME), request()).pending
+    ]
+
+    def reply(sample, before):
+        place = first.index(sample["id"])
+        return told(**fields[place]) if place < len(fields) and before == 0 else good(sample, before)
+
+    _, outcome = annotate(mini_root, samples, reply, max_samples=20)
+    assert outcome.failed == {}
+    rows = rows_of(mini_root)
+    assert len({row["id"] for row in rows if row["accepted"]}) == 20
+    assert {"refusal": 1, "no_text": 1, "broken_text": 1}.items() <= outcome.rejected.items()
+    # No count that cannot be is paid for.
+    assert max(row["prompt_tokens"] for row in rows) < 2000
+    endpoint, _ = annotate(mini_root, samples, good, max_samples=20)
+    assert not endpoint.requests
+
+
+FILTERED = {
+    "Azure": refused(400, code="content_filter", words="The response was filtered"),
+    "OpenAI": refused(400, code="content_policy_violation"),
+    "by its words": refused(400, words="Your request was rejected by our safety system."),
+    "another status": refused(403, words="requires moderation; your input was flagged for violence"),
+    "inner error": Reply(
+        b'{"error": {"code": "BadRequest", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}', 400
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FILTERED)
+def test_what_a_filter_refuses_is_rejected_once_and_stops_nothing(mini_root, samples, kind):
+    filtered = {row["id"] for row in samples if row["label"] == "bird"}
+
+    def reply(sample, before):
+        return FILTERED[kind] if sample["id"] in filtered else good(sample, before)
+
+    endpoint, outcome = annotate(mini_root, samples, reply, concurrency=4)
+    assert (outcome.accepted, outcome.rejected, outcome.failed) == (60, {"content_filter": 30}, {})
+    assert set(endpoint.asked.values()) == {1}
+    rows = [row for row in rows_of(mini_root) if row["reason"] == "content_filter"]
+    assert {row["id"] for row in rows} == filtered
+    assert {(row["prompt_tokens"], row["answer_tokens"], row["cost"]) for row in rows} == {(0, 0, 0.0)}
+    # The one class that lost its images is told, and none of them is asked about again.
+    assert "are 30 of 30 of 'bird', and 0 of 60 of the other classes" in outcome.uneven
+    endpoint, _ = annotate(mini_root, samples, reply, candidates=9)
+    assert not endpoint.requests
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_knows_the_older_name_of_the_limit_is_asked_by_it(mini_root, samples, status):
+    detail = [{"loc": ["body", "max_completion_tokens"], "msg": "Extra inputs are not permitted"}]
+
+    def reply(sample, before):
+        if "max_completion_tokens" in endpoint.requests[-1]:
+            return Reply(json.dumps({"detail": detail}).encode(), status)
+        return good(sample, before)
+
+    endpoint = Endpoint(samples, reply)
+    annotation = Annotation(
+        mini_root, read_dataset_info(mini_root, mini.NAME), request(max_samples=5, concurrency=1)
+    )
+    with serving(endpoint):
+        outcome = annotation.run(teacher.Endpoint("gpt-4o", endpoint.url), lambda *state: None)
+    assert (outcome.accepted, outcome.failed) == (5, {})
+    assert [asked.get("max_tokens") for asked in endpoint.requests] == [None, *[1024] * 5]
+
+
+def test_what_the_server_says_is_wrong_is_shown(mini_root, samples):
+    answer = Reply(json.dumps({"detail": [{"loc": ["model"], "msg": "no images here"}]}).encode(), 422)
+    with pytest.raises(TeacherError, match="answered 422: no images here; so it was for 5 samples"):
+        annotate(mini_root, samples, lambda sample, before: answer, concurrency=1)
+
+
+def test_what_a_teacher_wraps_a_chain_in_stays_in_the_store(mini_root, samples):
+    def reply(sample, before):
+        text = chain(sample["label"])
+        return completion(f"<think>Hm.</think>\n```xml\n{text}\n```" if sample["domain"] == "flat" else text)
+
+    _, outcome = annotate(mini_root, samples, reply)
+    assert (outcome.accepted, outcome.rejected, outcome.uneven) == (90, {}, None)
+    labels = {row["id"]: row["label"] for row in samples}
+    for row in rows_of(mini_root):
+        text = chain(labels[row["id"]])
+        assert row["text"] == text
+        assert row["raw"] == (f"<think>Hm.</think>\n```xml\n{text}\n```" if "/flat/" in row["id"] else None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "remedy"),
+    [
+        (completion("It is a bird."), "missing_section", "see what it writes"),
+        (completion(""), "empty", "see what it writes"),
+        (completion("<SUMMARY>", finish="length"), "unfinished", "raise --max-tokens"),
+        (completion(None, refusal="no"), "refusal", "ask another teacher"),
+    ],
+)
+def test_answers_that_are_all_rejected_for_one_reason_end_the_call(
+    mini_root, samples, answer, reason, remedy
+):
+    def bad(sample, before):
+        return answer
+
+    words = (
+        rf"20 answers in a row were rejected for one reason, {reason}; {remedy}.* --max-equal-rejections 0"
+    )
+    with pytest.raises(TeacherError, match=words):
+        annotate(mini_root, samples, bad, concurrency=2)
+    assert 20 <= len(rows_of(mini_root)) <= 22  # with those under way
+    annotate(mini_root, samples, bad, max_samples=15, max_equal_rejections=0)
+    assert len(rows_of(mini_root)) == 45
+
+
+def test_rejections_that_differ_or_hard_samples_end_nothing(mini_root, samples):
+    wrong = {row["id"]: next(name for name in mini.CLASSES if name != row["label"]) for row in samples}
+
+    def differing(sample, before):
+        return completion("x" if before % 2 else chain(wrong[sample["id"]]))
+
+    _, outcome = annotate(mini_root, samples, differing, max_samples=30, max_equal_rejections=40)
+    assert outcome.rejected == {"wrong_class": 60, "missing_section": 30}
+
+    def hard(sample, before):
+        return completion(chain(wrong[sample["id"]]))
+
+    _, outcome = annotate(mini_root, samples, hard, max_samples=30, candidates=5, max_equal_rejections=10)
+    assert outcome.rejected == {"wrong_class": 60}
+
+
+def test_where_an_answer_cannot_be_written_the_call_ends_and_keeps_what_there_is(mini_root, samples):
+    location = chains_location(mini_root, mini.NAME, "gpt-4o")
+    # No folder can be made in the place of a file.
+    storage.write_bytes(storage.join(location, "_journal"), b"")
+    with pytest.raises(storage.StorageError, match=r"_journal/.*cannot be written"):
+        annotate(mini_root, samples, good, concurrency=4)
+    paid = len(rows_of(mini_root))
+    assert 1 <= paid <= 4
+    storage.delete_file(storage.join(location, "_journal"))
+    endpoint, outcome = annotate(mini_root, samples, good)
+    assert len(endpoint.requests) == outcome.accepted == 90 - paid
+
+
+def test_two_calls_do_not_ask_for_the_same_at_once(mini_root, samples):
+    """The second comes while the first one's requests are under way."""
+
+    def reply(sample, before):
+        with serving(Endpoint(samples, good)) as other:
+            second = Annotation(mini_root, read_dataset_info(mini_root, mini.NAME), request())
+            with pytest.raises(ValueError, match=rf"_lock.json: process {os.getpid()} on .* since 20"):
+                second.run(teacher.Endpoint("gpt-4o", other.url), lambda *state: None)
+            assert not other.requests
+        return good(sample, before)
+
+    _, outcome = annotate(mini_root, samples, reply, max_samples=2, concurrency=1)
+    assert (outcome.accepted, len(rows_of(mini_root))) == (2, 2)
+    annotate(mini_root, samples, good)
+    assert len(rows_of(mini_root)) == 90
+
+
+def test_what_a_killed_call_left_is_gathered_where_nothing_is_to_be_asked(mini_root, samples):
+    annotate(mini_root, samples, good, max_samples=3)
+    location = chains_location(mini_root, mini.NAME, "gpt-4o")
+    for file in storage.list_files(location, ".parquet"):
+        for number, row in enumerate(storage.read_table(file).to_pylist()):
+            entry = {"domain": file.split("/")[-2], "row": row}
+            name = f"{entry['domain']}{number}.json"
+            storage.write_json(storage.join(location, "_journal", name), entry)
+        storage.delete_file(file)
+    asked = api.make_request("gpt-4o", max_samples=3)
+    api.plan_annotation(mini.NAME, asked, storage=mini_root, dry_run=True)
+    assert not storage.list_files(location, ".parquet")
+    annotation = api.plan_annotation(mini.NAME, asked, storage=mini_root)
+    assert not annotation.pending and len(rows_of(mini_root)) == 3
+    assert not storage.list_files(storage.join(location, "_journal"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_cost": -1}, "--max-cost -1: give a number of 0 or more"),
+        ({"max_cost": float("nan")}, "--max-cost nan"),
+        ({"candidates": 0}, "--candidates 0: give a number of 1 or more"),
+        ({"concurrency": -3}, "--concurrency -3"),
+        ({"temperature": float("inf")}, "--temperature inf"),
+        ({"max_equal_rejections": -1}, "--max-equal-rejections -1"),
+        *(
+            ({"teacher": name}, "is no name for chains")
+            for name in ("", ".", "..", "../x", "a/b", "a\\b", ".x", "a\n")
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        request(**changes)

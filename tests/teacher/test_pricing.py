@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from rdmldg_ray.teacher.pricing import Budget, Price, estimate, image_tokens, known_price, text_tokens
@@ -42,3 +44,15 @@ def test_requests_at_the_same_time_cannot_pass_the_budget_together():
     assert budget.reserve(0.125) and not budget.reserve(0.01)
     assert budget.spent == 0.625
     assert Budget(None).reserve(1e9)
+
+
+@pytest.mark.parametrize("prices", [(-5, -5), (1, -0.1), (math.nan, 1), (1, math.nan), (math.inf, 1)])
+def test_what_is_no_price_is_refused(prices):
+    with pytest.raises(
+        ValueError, match=r"is no price; give US dollars for a million tokens, 0 or more \(--prices"
+    ):
+        Price(*prices)
+
+
+def test_nothing_is_a_price_too():
+    assert Price(0, 0.0).of(10**6, 10**6) == 0

@@ -1,4 +1,5 @@
 import asyncio
+import math
 
 import pytest
 
@@ -105,5 +106,37 @@ def test_it_waits_as_long_as_it_must():
         limit.observe(429, {"retry-after-ms": "20"})
         await limit.admit(None)
         assert limit.delay() == 0
+
+    asyncio.run(wait())
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"retry-after": "3600"}, 3600),
+        ({"retry-after": "9" * 400}, math.inf),
+        ({"retry-after-ms": "90000"}, 90),
+    ],
+)
+def test_a_long_wait_is_told(headers, told):
+    async def wait():
+        seconds = []
+        limit = RateLimit(500, clock=lambda: 0.0, on_wait=seconds.append)
+        limit.observe(429, headers)
+        waiting = asyncio.create_task(limit.admit(None))
+        await asyncio.sleep(0)
+        limit.stop()
+        with pytest.raises(StoppedError):
+            await waiting
+        assert seconds == [told]
+
+    asyncio.run(wait())
+
+
+def test_a_short_wait_is_not_told():
+    async def wait():
+        limit = RateLimit(500, on_wait=lambda seconds: pytest.fail("told"))
+        limit.observe(429, {"retry-after-ms": "20"})
+        await limit.admit(None)
 
     asyncio.run(wait())
