@@ -23,8 +23,12 @@ IMAGE_MARK = "<image>"
 """What stands for an image in a conversation; no text of a sample or a chain may hold it."""
 
 _TAG = re.compile("|".join(re.escape(tag) for tag in TAGS))
-# Words that processors and chat templates read as something else than text.
-_MARK = re.compile(rf"{_TAG.pattern}|{IMAGE_MARK}|<video>|<IMG_CONTEXT>|<\|[^|\s]*\|>")
+# Tokenizers and chat templates read these as images, turns or the end of an answer, and not as text.
+_MODEL_MARK = re.compile(
+    rf"{IMAGE_MARK}|<\|[^<>|\s]{{1,40}}\|>"
+    "|</?(?:video|img|s|IMG_CONTEXT|image_soft_token|start_of_image|end_of_turn|start_of_turn|eos|bos|pad)>"
+)
+_MARK = re.compile(f"{_TAG.pattern}|{_MODEL_MARK.pattern}")
 _SECTION_SEPARATOR = "\n"
 # Variation selectors and the grapheme joiner: marks by their category.
 _INVISIBLE = re.compile("[\ufe00-\ufe0f\u034f\U000e0100-\U000e01ef]")
@@ -37,13 +41,6 @@ class ChainFormatError(ValueError):
     def __init__(self, reason: str, message: str):
         super().__init__(message)
         self.reason = reason
-
-
-# Tokenizers read these as what they stand for, and not as text: images, turns, the end of an answer.
-_MODEL_MARK = re.compile(
-    rf"{IMAGE_MARK}|</?(?:video|img|s|IMG_CONTEXT|image_soft_token|start_of_image|end_of_turn|start_of_turn|eos|bos|pad)>"
-    r"|<\|[^<>|\s]{1,40}\|>"
-)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ def test_no_chain_left_for_the_images_of_now_is_an_error():
 @pytest.mark.parametrize(("lost", "told"), [("dog", True), ("cat", True), ("", False)])
 def test_classes_that_are_left_with_fewer_images_are_told(lost, told, caplog):
     labels = ["cat", "dog", "rat"] * 20
-    samples = pa.table({"id": [str(number) for number in range(60)], "label": labels})
+    numbers = [str(number) for number in range(60)]
+    samples = pa.table({"id": numbers, "label": labels, "sha256": numbers})
     rows = [(str(number), 0, chain("x"), label != lost) for number, label in enumerate(labels)]
     joined = attach_chains(samples, chains(*rows), f"here, without {lost}")
     assert len(joined) == (40 if told else 60)
