@@ -50,7 +50,7 @@ from rdmldg_ray.runtime import submission
 from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.runtime.session import connected
-from rdmldg_ray.storage import absolute, check_writable, exists
+from rdmldg_ray.storage import absolute, check_writable, exists, write_bytes
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
 from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep
 from rdmldg_ray.sweeps.variants import ablation_configs, trial_configs
@@ -504,6 +504,15 @@ def report(
     found = [results.read_run(run.root, run.name) for run in resolve_runs(runs, storage)]
     out.write_text(render_report(found, max_images, prices), encoding="utf-8")
     return out
+
+
+def write_run_report(run: RunResults) -> str:
+    """Write the page of ``report`` beside a run's outputs, and return where it is."""
+    from rdmldg_ray.report.page import render_report
+
+    location = run.store.report_uri()
+    write_bytes(location, render_report([run], max_images=120).encode())
+    return location
 
 
 def collect(runs: Sequence[str], *, storage: str | None = None) -> dict[str, list[Record]]:

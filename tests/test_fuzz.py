@@ -220,7 +220,7 @@ def test_a_damaged_archive_is_planned_or_named(tmp_path, kind, seed):
         plan_source(str(file), str(tmp_path / "store"), "mine")
 
 
-STATE = {"flat/mtct": {"seconds": 1.0, "steps": 10}, "flat/evaluation/mtct": {"seconds": 2.0, "accuracy": {}}}
+STATE = {"mtct": {"seconds": 1.0, "samples": 10}, "evaluation/mtct": {"seconds": 2.0, "accuracy": {}}}
 
 
 @FUZZ

@@ -38,12 +38,12 @@ def demo(overrides: Overrides = None, dry_run: DryRun = False, storage: str | No
     done = api.run(config, console=console)
     document = print_results(done)
     print_demo_end(console, done)
-    report = api.report([done.location], f"{done.name}-report.html")
+    report = api.write_run_report(done)
     say("next: `rdmldg show demo --verdict rejected` prints chains that the filter rejected;")
     say("      `rdmldg run iconbed` holds out each of the four domains in turn, in about an hour;")
     say("      docs/own-data.md tells how to bring your own images")
     say(f"report with curves and a gallery of chains: {report}")
-    return {"runs": [document], "report": str(report)}
+    return {"runs": [document], "report": report}
 
 
 @command(app)

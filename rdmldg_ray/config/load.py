@@ -78,6 +78,8 @@ def parse_config(text: str) -> Config:
 def parse_tree(text: str) -> dict[str, Any]:
     """The settings in a config that ``dump_config`` wrote, by the names that they have now."""
     tree = _read_settings(text, "config.yaml")
+    if not tree:
+        raise ConfigError("config.yaml: holds no settings")
     for path, now in _RENAMED.items():
         *parents, before = path.split(".")
         section = tree
@@ -123,9 +125,11 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
 
 def _read_settings(data: str | bytes, source: str) -> dict[str, Any]:
     try:
-        tree, texts = read_yaml(data, source) or {}, read_yaml_texts(data, source)
+        tree, texts = read_yaml(data, source), read_yaml_texts(data, source)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if tree is None:
+        return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: a recipe is a mapping of settings, not a {type(tree).__name__}")
     _keep_texts(tree, texts, [])

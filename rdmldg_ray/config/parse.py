@@ -64,7 +64,8 @@ def read_yaml_texts(text: str | bytes, source: str) -> Any:
 
 def _read(text: str | bytes, source: str, loader: type[yaml.SafeLoader]) -> Any:
     try:
-        return yaml.load(text.decode("utf-8-sig") if isinstance(text, bytes) else text, loader)
+        reader = loader(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        return reader.get_single_data()
     except UnicodeDecodeError as error:
         raise ValueError(f"{source}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:

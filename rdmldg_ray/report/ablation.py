@@ -76,7 +76,8 @@ def ablation_images(states: Mapping[str, Sequence[State]]) -> str | None:
         for trial, state in enumerate(trials):
             for stage in stages_of(state, "mtct"):
                 key = f"{stage.held_out} held out" + (f", trial {trial + 1}" if len(trials) > 1 else "")
-                found.setdefault(key, {})[kind] = state[stage.name]["samples"]
+                if (samples := state[stage.name].get("samples")) is not None:
+                    found.setdefault(key, {})[kind] = samples
     differing = {key: images for key, images in found.items() if len(set(images.values())) > 1}
     if not differing:
         return None

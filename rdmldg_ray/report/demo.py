@@ -14,9 +14,13 @@ _RIGHT = 2
 
 
 def print_demo_end(console: Console, run: RunResults) -> None:
-    """Print chains of the last model about the held-out domain, and words about the tables above them."""
+    """Print chains of the last model about the held-out domain, and words about the tables above
+    them; nothing where its predictions are gone.
+    """
     held_out = run.held_out[-1]
     model = run.models(held_out)[-1]
+    if run.store.predictions_uri(held_out, model) not in run.files:
+        return  # removed, to save space
     predictions = run.predictions(held_out, model)
     for row in choose_chains(on_target(predictions, "reasoning").to_pylist()):
         title = f"{row['id']}: {'right' if row['correct'] else 'wrong'}, it is {row['label']}"

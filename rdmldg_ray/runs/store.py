@@ -346,6 +346,10 @@ class RunStore:
         """The folder of the analyses of a fold, or of the run."""
         return join(self.uri, *([held_out] if held_out else []), _ANALYSES)
 
+    def report_uri(self) -> str:
+        """The page that the demo ends with."""
+        return join(self.uri, "report.html")
+
     def refiltered_uri(self) -> str:
         """What a run was refiltered from."""
         return join(self.uri, "refiltered.json")

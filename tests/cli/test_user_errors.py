@@ -43,7 +43,7 @@ ERRORS = {
     ),
     "answers with a path for a name": (
         "annotate iconbed --name ../../evil --dry-run",
-        "has a slash or a backslash; give another name",
+        "'../../evil' is no name for chains; give one of letters, digits and . _ -",
     ),
     "chains of a teacher that is a path": (
         "chains export --out {files}/out --dataset iconbed --teacher ..",

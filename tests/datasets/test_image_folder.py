@@ -175,6 +175,7 @@ def test_the_folder_of_a_data_set_beside_others_is_named():
 @pytest.mark.parametrize("dataset", ["pets", "vlcs"])
 def test_folders_of_splits_are_no_classes(paths, dataset):
     if dataset == "vlcs":
+        paths = [path for path in paths if path != "photo/dog/1.jpg"]
         paths = [f"{e}/{path.partition('/')[2]}" for e in DATASETS["vlcs"].environments for path in paths]
     with pytest.raises(ValueError, match=r"splits, not classes; move what is in \S+/<split>/<class>/ to"):
         layout_of(paths, dataset)

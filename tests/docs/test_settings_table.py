@@ -22,7 +22,7 @@ def test_the_page_has_the_table_of_the_schema():
 
 def test_the_table_is_written_between_the_markers(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text((ROOT / PAGE).read_text().replace("`lora.rank`", "`lora.range`"))
+    page.write_text((ROOT / PAGE).read_text().replace("| `lora.rank`", "| `lora.range`"))
     command = [sys.executable, "-m", "tools.settings_table", "--write", str(page)]
     subprocess.run(command, cwd=ROOT, check=True)
     assert page.read_text() == (ROOT / PAGE).read_text()

@@ -36,7 +36,7 @@ def test_a_chain_fits_up_to_the_very_token(store, lengths):
 
 def test_chains_with_few_characters_are_not_looked_at_and_others_are_dropped(store):
     assert not stage_data(store).check_chains(MTCT).long or stage_data(store).long_chains(MTCT) == []
-    strict = stage_data(store, "model.max_length=200", "data.long_chains=drop")
+    strict = stage_data(store, "model.max_length=150", "data.long_chains=drop")
     assert strict.check_chains(MTCT).long
     long = {sample_id for sample_id, _ in strict.long_chains(MTCT)}
     kept, left_out = strict.training_set(MTCT)

@@ -3,6 +3,7 @@ import pytest
 
 from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 from rdmldg_ray.report.demo import choose_chains, print_demo_end
+from rdmldg_ray.runs.store import RunStore
 from rdmldg_ray.runtime.console import plain_console
 
 
@@ -42,6 +43,8 @@ class Results:
     """What a finished run tells of its evaluation."""
 
     held_out = ("flat",)
+    store = RunStore("root", "demo")
+    files = (store.predictions_uri("flat", "mtct"),)
 
     def models(self, held_out):
         return ["zero-shot", "mtct"]

@@ -114,7 +114,12 @@ def finished(config, info):
         images = count_samples(config, info, stage)
         if stage.kind == "generate":
             drawn = round(images * 1.5)
-            state[stage.name] = {"seconds": drawn / 40, "candidates": drawn, "images": images}
+            state[stage.name] = {
+                "seconds": drawn / 40,
+                "candidates": drawn,
+                "accepted": drawn // 2,
+                "images": images,
+            }
             state[stage.name] |= {"images_with_chain": images // 2, "tokens": drawn * 100}
             sizes[stage.name] = drawn * 10
         elif stage.kind == "evaluate":
@@ -185,4 +190,4 @@ def test_a_finished_run_calibrates_the_plan_of_another(tmp_path, store):
 
 
 def json_line(rate):
-    return json.dumps({"samples_per_s": rate, "resumed_at": 0}) + "\n"
+    return json.dumps({"step": 0, "samples_per_s": rate, "resumed_at": 0}) + "\n"

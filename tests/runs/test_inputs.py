@@ -62,8 +62,9 @@ def run(root):
 
 def rewrite(root, domain, change):
     """Change the rows of a domain's chains."""
-    rows = read_chains(root, "mini", "rules", [domain]).to_pylist()
-    write_chains(root, "mini", "rules", domain, pa.Table.from_pylist(change(rows), CHAIN_SCHEMA))
+    chains = {name: read_chains(root, "mini", "rules", [name]) for name in mini.DOMAINS}
+    rows = change(chains[domain].to_pylist())
+    write_chains(root, "mini", "rules", chains | {domain: pa.Table.from_pylist(rows, CHAIN_SCHEMA)})
 
 
 def another_text(rows):

@@ -109,11 +109,11 @@ def test_a_copy_that_is_not_whole_is_not_complete(group):
 def test_chains_that_were_added_make_another_key(group, tmp_path):
     first = group("first")
     finish(first, MTCT, {}, **write_training(first.store, MTCT, first.config, 48))
-    chains = read_chains(str(tmp_path), "mini", "rules", ["paint"])
-    write_chains(str(tmp_path), "mini", "rules", "paint", chains.slice(1))
+    chains = {name: read_chains(str(tmp_path), "mini", "rules", [name]) for name in mini.DOMAINS}
+    write_chains(str(tmp_path), "mini", "rules", chains | {"paint": chains["paint"].slice(1)})
     assert group("second").cache.find(MTCT) == []
-    write_chains(str(tmp_path), "mini", "rules", "paint", chains)
-    write_chains(str(tmp_path), "mini", "rules", "flat", chains.slice(1))  # not of a source
+    of_no_source = {"flat": chains["flat"].slice(1)}
+    write_chains(str(tmp_path), "mini", "rules", chains | of_no_source)
     assert group("third").cache.find(MTCT) == ["first"]
 
 

@@ -157,7 +157,6 @@ def test_transparent_pixels_are_paper():
         {"keywords": []},
         {"keywords": ["", "?", "bird"]},
         {"options": ["bird"]},
-        {"options": ["bird", "bird", "Bird"]},
         {"options": ["bird", "", "❤️"]},
         {"name": ""},
         {"name": "bird of the"},

@@ -112,7 +112,7 @@ def test_an_index_is_added_for_torch_alone_where_pip_knows_no_cpu_build(machine,
 def test_uv_is_used_where_it_is_installed(machine):
     machine.has(machine.bin / "uv", INSTALLER)
     assert machine.setup().returncode == 0
-    into = "uv pip install --python .venv/bin/python"
+    into = "uv pip install --compile-bytecode --python .venv/bin/python"
     assert [line.startswith(into) for line in machine.installs()] == [True, True, True]
 
 
