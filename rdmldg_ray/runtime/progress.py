@@ -76,7 +76,7 @@ class Bar:
         if self.progress:
             self.progress.update(self.task, completed=done, total=total, text=text)
         elif time.monotonic() - self.printed_at >= _PLAIN_LINE_EVERY_S:
-            self.console.print(f"  {self.label}: {done}/{total} {text}".rstrip())
+            self.console.print(f"  {self.label}: {done}/{total} {text}".rstrip(), soft_wrap=True)
             self.printed_at = time.monotonic()
 
 

@@ -19,7 +19,7 @@ from rdmldg_ray.runtime.session import ray_session
 
 with ray_session(load_config("demo")):
     print("ready", flush=True)
-    ray.get(ray.remote(time.sleep).remote(600))
+    ray.get(ray.remote(lambda: time.sleep(600)).remote())
 """
 
 
