@@ -17,7 +17,7 @@ from rdmldg_ray.datasets.index import sample_index
 from rdmldg_ray.datasets.schema import chains_location, read_dataset_info
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.storage import read_images, read_table
-from tools import s3_server
+from tools import mini, s3_server
 
 # Ray reads these when it is first imported, which some test modules do: loopback only, no token.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -101,6 +101,14 @@ def store(tmp_path_factory):
     """A storage root with the embedded data set and its chains; tests only read it."""
     root = str(tmp_path_factory.mktemp("store"))
     write_iconbed(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mini_root(tmp_path_factory):
+    """A storage root with the smallest data set and its chains; tests that change any of it copy it."""
+    root = tmp_path_factory.mktemp("mini")
+    mini.write_mini(str(root))
     return root
 
 

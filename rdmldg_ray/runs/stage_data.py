@@ -94,8 +94,6 @@ class StageData:
 
         Says which classes are left with fewer images than others, where there are such.
         """
-        labels: set[str] = set()
-        covered: set[str] = set()
         longest = 0
         if self.config.mtct.weights.reasoning == 0:
             return Coverage((), False)
@@ -103,21 +101,20 @@ class StageData:
         images: list[tuple[str, bool]] = []
         for domain in self._sources(stage.held_out):
             samples = self._trained_split([domain], "in")
-            labels |= set(samples["label"].unique().to_pylist())
             location = chains_location(self.config.storage, self.info.name, self.config.data.chains, domain)
             for file in chain_files(self.config.storage, self.info.name, self.config.data.chains, [domain]):
                 chains = read_chain_file(file, CHAIN_COLUMNS)
                 found = attach_chains(samples, chains, location, may_be_none=True)
-                covered |= set(found["label"].unique().to_pylist())
                 longest = max(longest, pc.max(pc.utf8_length(found["chain"])).as_py() or 0)
                 accepted.update(found["id"].to_pylist())
-            names, domain_labels = samples["id"].to_pylist(), samples["label"].to_pylist()
-            images += [(label, name in accepted) for name, label in zip(names, domain_labels, strict=True)]
+            names, labels = samples["id"].to_pylist(), samples["label"].to_pylist()
+            images += [(label, name in accepted) for name, label in zip(names, labels, strict=True)]
         if not accepted:
             self.training_set(stage)
         if uneven := uneven_classes(images):
             _log.warning("%s held out: %s", stage.held_out, uneven)
-        return Coverage(tuple(sorted(labels - covered)), longest > self.config.model.max_length)
+        without = {label for label, _ in images} - {label for label, has_chain in images if has_chain}
+        return Coverage(tuple(sorted(without)), longest > self.config.model.max_length)
 
     def long_chains(self, stage: Stage) -> list[tuple[str, int]]:
         """Samples of MTCT whose prompt and chain are longer than ``model.max_length``, with their tokens.

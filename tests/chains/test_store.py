@@ -17,16 +17,9 @@ from tools import mini
 DOMAINS = ("flat", "paint")
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    root = tmp_path_factory.mktemp("mini")
-    mini.write_mini(str(root))
-    return root
-
-
 @pytest.fixture
-def root(written, tmp_path):
-    return shutil.copytree(written, str(tmp_path / "root"))
+def root(mini_root, tmp_path):
+    return shutil.copytree(mini_root, str(tmp_path / "root"))
 
 
 def table(*texts, **columns):

@@ -17,13 +17,6 @@ from tools import mini
 FLAT, PAINT = Stage("flat", "mtct", 0), Stage("paint", "mtct", 0)
 
 
-@pytest.fixture(scope="module")
-def mini_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("mini")
-    mini.write_mini(str(root))
-    return root
-
-
 @pytest.fixture
 def root(mini_root, tmp_path):
     """A storage with a data set, its chains and a model, of which each test may change any."""

@@ -123,13 +123,6 @@ def test_parameters_that_a_known_type_does_not_take_are_a_bad_file(tmp_path, par
         storage.read_table(str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def mini_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("mini")
-    mini.write_mini(str(root))
-    return root
-
-
 @pytest.fixture
 def root(mini_root, tmp_path):
     return shutil.copytree(mini_root, str(tmp_path / "root"))
