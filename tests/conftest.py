@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import signal
 import uuid
 from contextlib import nullcontext
 
@@ -21,6 +22,8 @@ from tools import mini, s3_server
 
 # Ray reads these when it is first imported, which some test modules do: loopback only, no token.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# A shell without job control has what it starts in the background ignore SIGINT, and a child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest's readline sets them for the workers of pytest-xdist, and rich keeps to what it finds when imported.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)

@@ -20,7 +20,7 @@ from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.datasets.images import ImageError, decode_image
 from rdmldg_ray.models.folder import model_folder
-from rdmldg_ray.models.parity import PARITY_FILE, check_parity, parity_tolerance
+from rdmldg_ray.models.parity import PARITY_FILE, as_known, check_parity
 from rdmldg_ray.storage import download_folder, join, read_table
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LoadReport:
     how: Literal["start", "reload"]
     seconds: float
     parity: float | None = None
-    """Mean difference from the trainer's log-probability of a token, in nats; None for the base."""
+    """Mean difference from the trainer's log-probabilities, in nats (``models.parity``); None: the base."""
 
 
 @dataclass
@@ -187,13 +187,22 @@ class Engine:
             [row | {"candidate": request.candidate} for row in rows], schema=ANSWER_SCHEMA
         )
 
-    def score_chains(self, batch: pa.Table) -> list[list[float]]:
-        """Log-probability, in nats, of each token of given chains: rows of ``id``, ``image``, ``chain``."""
+    def score_answers(self, batch: pa.Table) -> list[list[float]]:
+        """Log-probability, in nats, of each token of given answers.
+
+        Args:
+            batch: rows of ``id``, ``image``, ``pathway``, ``target``, and ``question`` and ``options`` in a
+                data set of questions.
+        """
         assert self.prompts is not None
         rows = batch.to_pylist()
         images = [decode_image(row["id"], row["image"]) for row in rows]
-        prompts = [self.prompts.asking(row).reasoning_ids for row in rows]
-        return self._score(prompts, images, [row["chain"] for row in rows])
+        asked = [self.prompts.asking(row) for row in rows]
+        prompts = [
+            prompts.direct_ids if row["pathway"] == "direct" else prompts.reasoning_ids
+            for row, prompts in zip(rows, asked, strict=True)
+        ]
+        return self._score(prompts, images, [row["target"] for row in rows])
 
     def _label_logprobs(
         self,
@@ -277,8 +286,8 @@ class Engine:
             self.llm.llm_engine.engine_core.shutdown()
 
     def _check_parity(self, adapter: str) -> float:
-        known = read_table(join(adapter, PARITY_FILE))
-        return check_parity(known, self.score_chains(known), parity_tolerance(self.config.engines))
+        known = as_known(read_table(join(adapter, PARITY_FILE)))
+        return check_parity(known, self.score_answers(known), self.config.engines)
 
     def _merge(self, adapter: str, folder: Path) -> Path:
         from rdmldg_ray.models.loading import save_merged

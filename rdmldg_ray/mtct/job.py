@@ -28,4 +28,4 @@ class TrainJob:
     """URI of the adapter to continue from; None for a new one."""
     seed: int
     parity_set: pa.Table
-    """A few rows of the training set, to compare engines with; see ``models.parity``."""
+    """A few samples of the training set, to compare engines with; see ``models.parity``."""

@@ -10,7 +10,7 @@ from ray.train import CheckpointConfig, ControllerError, DataConfig, FailureConf
 from ray.train.torch import TorchConfig
 
 from rdmldg_ray.config.schema import Config, TrainingConfig
-from rdmldg_ray.models.parity import PARITY_PAIRS
+from rdmldg_ray.models.parity import PARITY_IMAGES
 from rdmldg_ray.mtct.batching import BatchPlan
 from rdmldg_ray.mtct.job import CHECKPOINTS_FOLDER, TrainJob
 from rdmldg_ray.mtct.ray_trainer import RayTrainer
@@ -143,16 +143,15 @@ def sweep_checkpoints(location: str) -> None:
 
 
 def _spread(training_set: pa.Table) -> pa.Table:
-    """Pairs from all over the training set, so that they show several domains and classes.
+    """Samples from all over the training set, so that they show several domains and classes.
 
-    A label stands for the chain where no image has one: any answer shows whether an engine computes the same.
+    Those with a chain, unless none has one.
     """
-    if training_set["chain"].null_count == len(training_set):
-        place = training_set.column_names.index("chain")
-        training_set = training_set.set_column(place, "chain", training_set["label"])
     places = pc.indices_nonzero(training_set["chain"].is_valid())
-    pairs = min(PARITY_PAIRS, len(places))
-    return training_set.take([places[number * len(places) // pairs].as_py() for number in range(pairs)])
+    if not len(places):
+        places = pa.array(range(len(training_set)))
+    count = min(PARITY_IMAGES, len(places))
+    return training_set.take([places[number * len(places) // count].as_py() for number in range(count)])
 
 
 def _user_error_file(location: str) -> str:

@@ -3,6 +3,7 @@
 Imports what is heavy at the top: only Ray Train's worker processes import this module.
 """
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ import ray.train
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from peft import PeftModel
+from peft.helpers import rescale_adapter_scale
+from PIL import Image
 from transformers import get_scheduler
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
@@ -32,12 +36,12 @@ from rdmldg_ray.models.loading import (
     plain_model,
     save_trained,
 )
-from rdmldg_ray.models.parity import PARITY_FILE
+from rdmldg_ray.models.parity import PARITY_FILE, known_answers
 from rdmldg_ray.mtct.checks import check_finite, memory_explained
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
 from rdmldg_ray.mtct.job import ADAPTER_FOLDER, METRICS_FILE, TrainJob
-from rdmldg_ray.mtct.loss import REASONING, PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.metrics import Meter, describe, json_line
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.mtct.safe_loading import weights_only
@@ -84,6 +88,7 @@ class TrainWorker:
 
     def run(self) -> None:
         """Train from the last checkpoint, if there is one, to the plan's end."""
+        known = self._known_answers()  # before a checkpoint is loaded
         step = self._resume()
         total = self.job.plan.total_steps
         # Torch's counter of operations does not get through FlexAttention:
@@ -102,7 +107,9 @@ class TrainWorker:
                 self._checkpoint(step, metrics)
             self.meter.data_wanted()
         assert step == total, f"the stream ended at step {step} of {total}"
-        self._write_outputs(self._known_logprobs())
+        self._score(known, "logprobs")
+        self._score(known, "blank_logprobs", blank=True)
+        self._write_outputs(pa.Table.from_pylist(known))
         for tracker in self.trackers:
             tracker.close()
 
@@ -291,27 +298,54 @@ class TrainWorker:
             self.metrics = read_bytes(self.metrics_log).decode().splitlines(keepends=True)[:step]
         return step
 
-    def _known_logprobs(self) -> pa.Table:
-        """The parity set with the log-probability of each chain token; all ranks take part."""
+    def _known_answers(self) -> list[dict[str, Any]]:
+        """Answers to compare engines with, and what the model that training begins with makes of them."""
         samples = self.job.parity_set
-        known = samples.select(["id", "chain", *question_columns(samples)])
-        known = known.append_column("image", pa.array(read_images(samples), pa.binary()))
+        columns = samples.select(["id", "label", "chain", *question_columns(samples)])
+        rows = columns.append_column("image", pa.array(read_images(samples), pa.binary())).to_pylist()
+        known = known_answers(rows, self.job.class_names)
+        self._score(known, "start_logprobs")
+        if self.job.adapter is None:
+            for row in known:
+                row["base_logprobs"] = row["start_logprobs"]
+        elif isinstance(self.model, PeftModel):  # else the base's weights are gone
+            with rescale_adapter_scale(self.model, 0):
+                self._score(known, "base_logprobs")
+        return known
+
+    def _score(self, known: list[dict[str, Any]], column: str, blank: bool = False) -> None:
+        """Add each answer's log-probabilities, in nats, by the model as it is; all ranks take part.
+
+        Args:
+            blank: for a gray image of the same size.
+        """
         self.engine.eval()
         with torch.no_grad():
-            logprobs = [self._chain_logprobs(row) for row in known.to_pylist()]
-        return known.append_column("logprobs", pa.array(logprobs))
+            for _, answers in itertools.groupby(known, lambda row: row["id"]):
+                of_image = list(answers)
+                for row, logprobs in zip(of_image, self._answer_logprobs(of_image, blank), strict=True):
+                    row[column] = logprobs
+        self.engine.train()
 
-    def _chain_logprobs(self, row: dict[str, Any]) -> list[float]:
-        prompts = self.prompts.asking(row)
-        encoded = prompts.encode([decode_image(row["id"], row["image"])])
-        branch = Branch(REASONING, prompts.reasoning_tail, prompts.target_ids(row["chain"]))
-        layout = lay_out(encoded.prefixes, [[branch]], prompts.processor.tokenizer.pad_token_id)
-        micro = MicroBatch([row["id"]], layout, encoded.model_inputs)
+    def _answer_logprobs(self, answers: list[dict[str, Any]], blank: bool) -> Iterator[list[float]]:
+        """Of several answers to one image, in one layout."""
+        sample = answers[0]
+        prompts = self.prompts.asking(sample)
+        image = decode_image(sample["id"], sample["image"])
+        encoded = prompts.encode([Image.new("RGB", image.size, "gray") if blank else image])
+        branches = [
+            Branch(DIRECT, prompts.direct_tail, prompts.target_ids(row["target"]))
+            if row["pathway"] == "direct"
+            else Branch(REASONING, prompts.reasoning_tail, prompts.target_ids(row["target"]))
+            for row in answers
+        ]
+        layout = lay_out(encoded.prefixes, [branches], prompts.processor.tokenizer.pad_token_id)
+        micro = MicroBatch([sample["id"]], layout, encoded.model_inputs)
         # Not through DeepSpeed, which would bring autocast with it: the engines compute in full.
         logits = self._logits(self.engine.module, micro).float()
         targets = layout.targets.to(logits.device)
-        scores: list[float] = logits.log_softmax(-1).gather(2, targets[..., None]).flatten().tolist()
-        return scores
+        tokens = iter(logits.log_softmax(-1).gather(2, targets[..., None]).flatten().tolist())
+        return (list(itertools.islice(tokens, len(branch.target))) for branch in branches)
 
     def _write_outputs(self, known: pa.Table) -> None:
         stage3 = self.job.config.workers.zero_stage == 3

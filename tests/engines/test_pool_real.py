@@ -52,8 +52,8 @@ def adapter(pipeline, samples, tmp_path_factory):
     texts = {row["id"]: row["text"] for row in chains.to_pylist()}
     chosen = samples.take(list(range(0, 48, 6)))
     rows = [
-        {"id": sample_id, "image": image, "chain": texts[sample_id]}
-        for sample_id, image in zip(chosen["id"].to_pylist(), read_images(chosen), strict=True)
+        {"id": row["id"], "image": image, "label": row["label"], "chain": texts[row["id"]]}
+        for row, image in zip(chosen.to_pylist(), read_images(chosen), strict=True)
     ]
     folder = tmp_path_factory.mktemp("adapter")
     adapters.write_adapter(folder, TINY_BASE, CLASSES, rows)

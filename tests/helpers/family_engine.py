@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import (
     AutoConfig,
@@ -131,9 +132,11 @@ def main(family: str, folder: Path) -> None:
     """Load base, then adapter, and answer by both pathways."""
     base = folder / "base"
     write_base(family, base)
-    samples = iconbed_samples().slice(0, 8).to_pylist()
+    found = iconbed_samples()
+    samples = found.filter(pc.is_in(found["label"], pa.array(CLASSES))).slice(0, 8).to_pylist()
     chain = "<SUMMARY>a bird with wings</SUMMARY>"
-    rows = [{"id": row["id"], "image": row["image"], "chain": chain} for row in samples]
+    columns = ("id", "image", "label")
+    rows = [{name: row[name] for name in columns} | {"chain": chain} for row in samples]
     adapters.write_adapter(folder / "adapter", base, CLASSES, rows)
 
     engine = Engine(load_config("demo", [f"model.path={base}"]), CLASSES)

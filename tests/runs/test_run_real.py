@@ -24,6 +24,7 @@ from rdmldg_ray.evaluation.predictions import accuracies
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.store import RunStore, State
 from rdmldg_ray.storage import copy_folder, exists, join, list_files, read_bytes, read_table
+from tests.helpers.adapters import WEIGHTS, decoder_layers_permuted, without
 from tests.helpers.finished_run import DATASET, SETTINGS
 from tests.helpers.repository import ROOT
 from tools import mini, s3_server
@@ -209,10 +210,10 @@ def test_an_engine_that_does_not_compute_what_was_trained_is_stopped(unbroken, t
         report = pool.load(str(trained))
         assert report.how == "start"
         assert report.parity < 1e-3
-        for name, broken in (("no-vision", _without_vision), ("permuted", _permuted)):
+        for name, broken in (("no-vision", without("vision_model")), ("permuted", decoder_layers_permuted)):
             adapter = shutil.copytree(trained, tmp_path / name)
-            weights = load_file(adapter / "adapter_model.safetensors")
-            save_file(broken(weights), adapter / "adapter_model.safetensors")
+            weights = load_file(adapter / WEIGHTS)
+            save_file(broken(weights), adapter / WEIGHTS)
             with pytest.raises(ParityError, match="does not compute what was trained"):
                 pool.load(str(adapter))
         assert pool.load(str(trained)).how == "reload"
@@ -225,22 +226,3 @@ def test_an_engine_that_does_not_compute_what_was_trained_is_stopped(unbroken, t
             other.load(str(trained))
     finally:
         other.close()
-
-
-def _without_vision(weights):
-    return {name: w * 0 if "vision_model" in name else w for name, w in weights.items()}
-
-
-def _permuted(weights):
-    """Each decoder layer gets the next one's adapter, as after a wrong renaming of modules."""
-    layers = sorted({name.split("layers.")[1].split(".")[0] for name in weights if "text_model" in name})
-    following = dict(zip(layers, layers[1:] + layers[:1], strict=True))
-
-    def source(name: str) -> str:
-        if "text_model" not in name:
-            return name
-        head, tail = name.split("layers.")
-        layer, rest = tail.split(".", 1)
-        return f"{head}layers.{following[layer]}.{rest}"
-
-    return {name: weights[source(name)].clone() for name in weights}

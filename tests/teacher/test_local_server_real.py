@@ -30,6 +30,7 @@ def test_a_teacher_of_ones_own_annotates_without_an_api_key(tmp_path):
     root = str(tmp_path)
     mini.write_mini(root)
     options = ["--storage", root, "--max-tokens", "300", "--max-samples", "12", "--candidates", "2"]
+    options += ["--max-equal-rejections", "0"]  # so small a teacher makes one fault again and again
     command = [sys.executable, "-m", "rdmldg_ray", "annotate", "mini", "--teacher", "vllm", "--model", "tiny"]
     done = subprocess.run(
         [*command, *options, "--", *SMALL], capture_output=True, text=True, timeout=240, env=os.environ
