@@ -6,6 +6,7 @@ that was interrupted resumes when it is asked for again. Ray that this process i
 left alone; otherwise it is started or joined for the time of a call.
 """
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,14 @@ from rdmldg_ray.report.analyses import ANALYSES, Analysis
 from rdmldg_ray.report.rejections import round_printer
 from rdmldg_ray.report.sweep import sweep_title, write_sweep
 from rdmldg_ray.runs import results
+from rdmldg_ray.runs.baselines import (
+    LABELS_ONLY,
+    YARDSTICKS,
+    Yardstick,
+    baselines_uri,
+    check_classes,
+    measure,
+)
 from rdmldg_ray.runs.doctor import Finding, examine
 from rdmldg_ray.runs.estimate import Calibration, Prices
 from rdmldg_ray.runs.evaluated import open_fold
@@ -53,7 +62,7 @@ from rdmldg_ray.runtime.session import connected
 from rdmldg_ray.storage import absolute, check_writable, exists, write_bytes
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
 from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep
-from rdmldg_ray.sweeps.variants import ablation_configs, trial_configs
+from rdmldg_ray.sweeps.variants import LABELS, ablation_configs, trial_configs
 from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest, Limits, Outcome
 from rdmldg_ray.teacher.client import Endpoint
 from rdmldg_ray.teacher.pricing import Price, known_price
@@ -83,6 +92,14 @@ class Sweep:
 
     location: str
     trials: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What yardsticks scored, in DomainBed's form, and the file that has it, which ``collect`` reads."""
+
+    file: str
+    records: list[Record]
 
 
 # Data in and out.
@@ -361,6 +378,37 @@ def ablate(
     configs = ablation(config, seeds)
     done = iter(run_all([one for of_kind in configs.values() for one in of_kind], console=console))
     return {kind: [next(done) for _ in of_kind] for kind, of_kind in configs.items()}
+
+
+def baselines(
+    config: Config,
+    seeds: str | None = None,
+    *,
+    yardsticks: Sequence[Yardstick] = YARDSTICKS,
+    console: Console | None = None,
+) -> Baselines:
+    """Measure what the method is held against, on its folds and splits; see ``runs.baselines``.
+
+    Fine-tuning on labels only is a run, the one of that name in ``ablation``; it resumes when interrupted.
+
+    Args:
+        seeds: DomainBed's trial seeds, such as ``0,1,2``.
+    """
+    console = console or plain_console()
+    configs = trials(config, seeds)
+    infos = [_open_dataset(trial) for trial in configs]
+    check_classes(infos[0], yardsticks)
+    records = []
+    with connected(configs[0], console):
+        for trial, info in zip(configs, infos, strict=True):
+            with console.status(f"  measuring {trial.data.dataset}, trial {trial.data.trial_seed}"):
+                records += measure(trial, info, yardsticks)
+        if LABELS_ONLY in yardsticks:
+            for run in run_all([ablation_configs(trial)[LABELS] for trial in configs], console=console):
+                records += read_results(run.location)
+    file = baselines_uri(configs[0].storage, config.name)
+    write_bytes(file, "".join(json.dumps(record) + "\n" for record in records).encode())
+    return Baselines(file, records)
 
 
 def evaluate(

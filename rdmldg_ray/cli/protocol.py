@@ -1,6 +1,6 @@
-"""The commands for what the field compares by: ``collect`` and ``ablate``."""
+"""The commands for what the field compares by: ``collect``, ``baselines`` and ``ablate``."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -27,6 +27,7 @@ from rdmldg_ray.report.protocol import (
     error_note,
     single_source_tables,
 )
+from rdmldg_ray.runs.baselines import YARDSTICKS, Yardstick
 from rdmldg_ray.sweeps.variants import ablation_rows
 
 
@@ -50,6 +51,32 @@ def collect(
         for method in METHODS:
             console.print(chosen_table(records, method))
     return {"part": part, "records": len(records), "chosen": chosen_rows(records, part)}
+
+
+@command(app)
+def baselines(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    yardsticks: Annotated[
+        str, typer.Option(help=f"Some of {', '.join(YARDSTICKS)}, with commas between them.")
+    ] = ",".join(YARDSTICKS),
+    trials: Trials = None,
+    storage: str | None = None,
+) -> Any:
+    """Measure what is not this method on the recipe's folds.
+
+    A linear probe on its base, ERM with a small CNN, and the base fine-tuned on labels only.
+    """
+    config = read_recipe(recipe, overrides, storage)
+    chosen = [name.strip() for name in yardsticks.split(",")]
+    if unknown := [name for name in chosen if name not in YARDSTICKS]:
+        raise ValueError(f"--yardsticks {unknown[0]}: there are {', '.join(YARDSTICKS)}")
+    found = api.baselines(config, trials, yardsticks=cast(list[Yardstick], chosen), console=console)
+    for table in collect_tables(found.records)[:1]:
+        console.print(table)
+    say(error_note(found.records))
+    say(f"beside runs: rdmldg collect RUN... {found.file}")
+    return {"file": found.file, "chosen": chosen_rows(found.records)}
 
 
 @command(app)

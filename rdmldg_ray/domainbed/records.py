@@ -49,29 +49,39 @@ def make_records(
     ``env<i>_all_acc`` is ours: accuracy on all of a held-out environment. Sources have no ``in`` part
     here, since a run does not evaluate on what it trained on.
     """
-    hparams = hyperparameters(config)
-    name_of_data = config.data.dataset
-    known = DATASETS.get(name_of_data)
-    held_out = set(predictions.filter(pc.field("held_out"))["domain"].to_pylist())
     name = ZERO_SHOT if model == ZERO_SHOT else algorithm(config)
-    records = []
-    for pathway in sorted(set(predictions["pathway"].to_pylist())):
-        args = {
-            "dataset": known.title if known else name_of_data,
-            "algorithm": f"{name} ({pathway})",
-            "test_envs": [i for i, domain in enumerate(environments) if domain in held_out],
-            "trial_seed": config.data.trial_seed,
-            "hparams_seed": seed_hash(json.dumps(hparams, sort_keys=True)),
-            "seed": config.seed,
-            "holdout_fraction": config.data.holdout_fraction,
-            "task": "domain_generalization",
-            "environments": list(environments),
-        }
-        mine = predictions.filter(pc.field("pathway") == pathway)
-        records.append(
-            {"args": args, "hparams": hparams, "step": step} | _accuracies(mine, environments, held_out)
+    return [
+        make_record(
+            predictions=predictions.filter(pc.field("pathway") == pathway),
+            config=config,
+            environments=environments,
+            algorithm=f"{name} ({pathway})",
+            step=step,
         )
-    return records
+        for pathway in sorted(set(predictions["pathway"].to_pylist()))
+    ]
+
+
+def make_record(
+    *, predictions: pa.Table, config: Config, environments: Sequence[str], algorithm: str, step: int
+) -> Record:
+    """The record of one algorithm's predictions of a fold's images; see ``RECORD_COLUMNS``."""
+    hparams = hyperparameters(config)
+    known = DATASETS.get(config.data.dataset)
+    held_out = set(predictions.filter(pc.field("held_out"))["domain"].to_pylist())
+    args = {
+        "dataset": known.title if known else config.data.dataset,
+        "algorithm": algorithm,
+        "test_envs": [i for i, domain in enumerate(environments) if domain in held_out],
+        "trial_seed": config.data.trial_seed,
+        "hparams_seed": seed_hash(json.dumps(hparams, sort_keys=True)),
+        "seed": config.seed,
+        "holdout_fraction": config.data.holdout_fraction,
+        "task": "domain_generalization",
+        "environments": list(environments),
+    }
+    scores = _accuracies(predictions, environments, held_out)
+    return {"args": args, "hparams": hparams, "step": step} | scores
 
 
 def read_results(location: str) -> list[Record]:

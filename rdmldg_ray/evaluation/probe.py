@@ -89,6 +89,22 @@ class Probe:
         return _unit(found[0].flatten(end_dim=-2).mean(dim=0))
 
     @torch.inference_mode()
+    def embed_patches(self, image: Image.Image) -> np.ndarray:
+        """(d,) the mean over the image's patches as the vision encoder hands them to the connector."""
+        encoded = self.prompts.encode([image])
+        inputs = {name: value.to(self.device) for name, value in encoded.model_inputs.items()}
+        found: list[torch.Tensor] = []
+        connector = self.model.get_submodule(self.family.connector)
+        hook = connector.register_forward_pre_hook(
+            lambda module, args, kwargs: found.append([*args, *kwargs.values()][0]), with_kwargs=True
+        )
+        try:
+            self.model.get_image_features(**inputs)
+        finally:
+            hook.remove()
+        return found[0].flatten(end_dim=-2).mean(dim=0).float().cpu().numpy()
+
+    @torch.inference_mode()
     def embed_text(self, text: str) -> np.ndarray:
         """(d,) of unit length: the mean over the text's tokens of the decoder's last hidden state, the
         text alone, without image or prompt."""

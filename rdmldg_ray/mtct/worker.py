@@ -4,8 +4,10 @@ Imports what is heavy at the top: only Ray Train's worker processes import this 
 """
 
 import itertools
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from deepspeed.accelerator import get_accelerator
 from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
 from PIL import Image
+from pyarrow.fs import LocalFileSystem
 from transformers import get_scheduler
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
@@ -291,7 +294,7 @@ class TrainWorker:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return 0
-        with checkpoint.as_directory() as folder, weights_only():
+        with _on_this_node(checkpoint) as folder, weights_only():
             _, state = self.engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
         step = int(state["step"])
         if exists(self.metrics_log):
@@ -357,6 +360,30 @@ class TrainWorker:
                     pq.write_table(known, Path(folder) / PARITY_FILE)
                     upload_folder(Path(folder), join(self.job.location, ADAPTER_FOLDER))
         dist.barrier()
+
+
+@contextmanager
+def _on_this_node(checkpoint: ray.train.Checkpoint) -> Iterator[str]:
+    """A checkpoint as a local folder, downloaded once for each node; all ranks take part.
+
+    Not by ``Checkpoint.as_directory``: a worker that is later than another on its node downloads over the
+    files that the other reads. https://github.com/ray-project/ray/issues/48726
+    """
+    if isinstance(checkpoint.filesystem, LocalFileSystem):
+        yield checkpoint.path
+        return
+    context = ray.train.get_context()
+    downloads = context.get_local_rank() == 0
+    found = tempfile.mkdtemp(prefix="rdmldg-checkpoint-") if downloads else None
+    if found:
+        checkpoint.to_directory(found)
+    everywhere: list[Any] = [None] * context.get_world_size()
+    dist.all_gather_object(everywhere, (context.get_node_rank(), found))  # waits for the downloads
+    [folder] = [path for node, path in everywhere if node == context.get_node_rank() and path]
+    yield folder
+    dist.barrier()
+    if downloads:
+        shutil.rmtree(folder)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
