@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from PIL import Image
 
+from rdmldg_ray.chains.format import display_name
 from rdmldg_ray.chains.prompts import QUESTION, direct_prompt, reasoning_prompt
 
 
@@ -51,6 +53,7 @@ class PathwayPrompts:
         question: str = QUESTION,
     ):
         self.processor = processor
+        self.options = [display_name(option) for option in options]
         self.mm_processor_kwargs = mm_processor_kwargs or {}
         self.direct_text = render_prompt(processor, direct_prompt(options, question))
         self.reasoning_text = render_prompt(processor, reasoning_prompt(options, question))
@@ -78,6 +81,11 @@ class PathwayPrompts:
         """An answer as the model is to write it: its tokens and the end of the turn."""
         ids = _token_ids(self.processor, text, add_special_tokens=False)
         return [*ids, self.processor.tokenizer.eos_token_id]
+
+    @cached_property
+    def option_ids(self) -> list[list[int]]:
+        """``target_ids`` of each option."""
+        return [self.target_ids(option) for option in self.options]
 
     def encode(
         self, images: Sequence[Image.Image], asked: "Sequence[PathwayPrompts] | None" = None

@@ -16,9 +16,9 @@ import pyarrow as pa
 from safetensors import SafetensorError
 
 from rdmldg_ray.chains.format import display_name
-from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.datasets.images import ImageError, decode_image
+from rdmldg_ray.engines.options import OptionSearch
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE, as_known, check_parity
 from rdmldg_ray.storage import download_folder, join, read_table
@@ -155,37 +155,93 @@ class Engine:
         images, errors = _decode(batch)
         samples = {row["id"]: row for row in batch.drop_columns(["image"]).to_pylist()}
         asked = {sample_id: self.prompts.asking(samples[sample_id]) for sample_id in images}
-        direct = request.pathway == "direct"
-        texts = [prompts.direct_text if direct else prompts.reasoning_text for prompts in asked.values()]
-        outputs = self._run(
-            [
-                {"prompt": text, "multi_modal_data": {"image": image}}
-                for text, image in zip(texts, images.values(), strict=True)
-            ],
-            [self._sampling(request, samples[sample_id]) for sample_id in images],
+        answers = (
+            self._choose(asked, images)
+            if request.pathway == "direct"
+            else self._write(asked, images, request)
         )
-        answers = dict(zip(images, outputs, strict=True))
-        for sample_id, output in answers.items():
-            if isinstance(output, str):
-                errors[sample_id] = f"{sample_id}: {output}"
+        for sample_id, answer in answers.items():
+            if isinstance(answer, str):
+                errors[sample_id] = f"{sample_id}: {answer}"
                 del images[sample_id]
         labels = self._label_logprobs(samples, asked, images) if request.score_label else {}
         rows: list[dict[str, Any]] = [{"id": i, "error": error, **_NO_ANSWER} for i, error in errors.items()]
         for sample_id in images:
-            [answer] = answers[sample_id].outputs
-            rows.append(
-                {
-                    "id": sample_id,
-                    "text": answer.text,
-                    "num_tokens": len(answer.token_ids),
-                    "logprob": answer.cumulative_logprob,
-                    "finished": answer.finish_reason == "stop",
-                    "label_logprob": labels.get(sample_id),
-                }
-            )
+            answer = answers[sample_id]
+            assert isinstance(answer, dict)
+            rows.append({"id": sample_id, **answer, "label_logprob": labels.get(sample_id)})
         return pa.Table.from_pylist(
             [row | {"candidate": request.candidate} for row in rows], schema=ANSWER_SCHEMA
         )
+
+    def _write(
+        self, asked: dict[str, "PathwayPrompts"], images: dict[str, "Image"], request: GenerationRequest
+    ) -> dict[str, dict[str, Any] | str]:
+        """A chain for each image as ``ANSWER_SCHEMA`` has it, or why there is none."""
+        from vllm import SamplingParams
+
+        outputs = self._run(
+            [
+                {"prompt": asked[sample_id].reasoning_text, "multi_modal_data": {"image": image}}
+                for sample_id, image in images.items()
+            ],
+            [
+                SamplingParams(
+                    temperature=request.temperature,
+                    top_p=request.top_p,
+                    max_tokens=request.max_new_tokens,
+                    logprobs=0,
+                    seed=zlib.crc32(f"{request.seed}/{sample_id}/{request.candidate}".encode()),
+                )
+                for sample_id in images
+            ],
+        )
+        return {
+            sample_id: output if isinstance(output, str) else _written(output)
+            for sample_id, output in zip(images, outputs, strict=True)
+        }
+
+    def _choose(
+        self, asked: dict[str, "PathwayPrompts"], images: dict[str, "Image"]
+    ) -> dict[str, dict[str, Any] | str]:
+        """The most probable option for each image as ``ANSWER_SCHEMA`` has it, or why there is none.
+
+        Options are scored by the tokens that are trained. A grammar of their letters would let a tokenizer
+        with prefix spaces, such as LLaMA's, choose other tokens.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
+
+        searches = {sample_id: OptionSearch(asked[sample_id].option_ids) for sample_id in images}
+        answers: dict[str, dict[str, Any] | str] = {}
+        while searches:
+            prompts, sampling, owners = [], [], []
+            for sample_id, search in searches.items():
+                prefix, tokens = search.wanted()
+                prompt = {
+                    "prompt_token_ids": asked[sample_id].direct_ids + prefix,
+                    "multi_modal_data": {"image": images[sample_id]},
+                }
+                for start in range(0, len(tokens), MAX_LOGPROB_TOKEN_IDS):
+                    some = tokens[start : start + MAX_LOGPROB_TOKEN_IDS]
+                    prompts.append(prompt)
+                    sampling.append(SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=some))
+                    owners.append(sample_id)
+            looks: dict[str, dict[int, float]] = {}
+            for sample_id, output in zip(owners, self._run(prompts, sampling), strict=True):
+                if isinstance(output, str):
+                    answers[sample_id] = output
+                    continue
+                [after] = output.outputs[0].logprobs
+                looks.setdefault(sample_id, {}).update({token: one.logprob for token, one in after.items()})
+            for sample_id, logprobs in looks.items():
+                searches[sample_id].add(logprobs)
+                if found := searches[sample_id].found:
+                    answers[sample_id] = _chosen(asked[sample_id], *found)
+            searches = {
+                sample_id: search for sample_id, search in searches.items() if sample_id not in answers
+            }
+        return {sample_id: answers[sample_id] for sample_id in images}
 
     def score_answers(self, batch: pa.Table) -> list[list[float]]:
         """Log-probability, in nats, of each token of given answers.
@@ -350,22 +406,24 @@ class Engine:
             # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/model_loader/reload/inplace.py#L84
             self.llm.llm_engine.model_config.model = str(self.base)
 
-    def _sampling(self, request: GenerationRequest, sample: dict[str, Any]) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
 
-        constraint = None
-        if request.pathway == "direct":
-            options = question_of(sample, self.class_names).options
-            constraint = StructuredOutputsParams(choice=[display_name(name) for name in options])
-        return SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            max_tokens=request.max_new_tokens,
-            logprobs=0,
-            seed=zlib.crc32(f"{request.seed}/{sample['id']}/{request.candidate}".encode()),
-            structured_outputs=constraint,
-        )
+def _written(output: Any) -> dict[str, Any]:
+    [answer] = output.outputs
+    return {
+        "text": answer.text,
+        "num_tokens": len(answer.token_ids),
+        "logprob": answer.cumulative_logprob,
+        "finished": answer.finish_reason == "stop",
+    }
+
+
+def _chosen(prompts: "PathwayPrompts", number: int, logprob: float) -> dict[str, Any]:
+    return {
+        "text": prompts.options[number],
+        "num_tokens": len(prompts.option_ids[number]),
+        "logprob": logprob,
+        "finished": True,
+    }
 
 
 @contextmanager

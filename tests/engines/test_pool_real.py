@@ -11,13 +11,15 @@ import pytest
 import ray
 from rich.console import Console
 
+from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.config.load import load_config
-from rdmldg_ray.config.schema import EnginesConfig
+from rdmldg_ray.config.schema import EnginesConfig, ModelConfig
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.engines import pool as pool_module
 from rdmldg_ray.engines.engine import EngineError, GenerationRequest
 from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.models.folder import TINY_BASE
+from rdmldg_ray.models.loading import load_base, load_processor
 from rdmldg_ray.models.parity import ParityError
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.sarr.round import generate_round
@@ -198,6 +200,27 @@ def test_an_image_with_more_tokens_than_there_is_room_for_gets_its_error(pool, s
     for row in answers.to_pylist():
         assert row["error"].startswith(f"{row['id']}: ")
         assert "40" in row["error"]
+
+
+def test_direct_answers_are_the_most_probable_options(pool, samples):
+    few = samples.take(list(range(0, 48, 4)))
+    engines = pool(num_engines=1)
+    engines.load(None)
+    answers = pa.concat_tables(engines.generate(few, DIRECT)).to_pylist()
+    model = load_base(TINY_BASE, ModelConfig(dtype="float32")).eval()
+    prompts = PathwayPrompts(load_processor(TINY_BASE), CLASSES)
+    rows = zip(few["id"].to_pylist(), read_images(few), strict=True)
+    options = [
+        {"id": sample_id, "image": image, "pathway": "direct", "target": name}
+        for sample_id, image in rows
+        for name in CLASSES
+    ]
+    adapters.score(model, prompts, options, "logprobs")
+    for answer in answers:
+        scores = {row["target"]: sum(row["logprobs"]) for row in options if row["id"] == answer["id"]}
+        assert answer["text"] == max(scores, key=scores.get)
+        assert answer["logprob"] == pytest.approx(max(scores.values()), abs=1e-3)
+        assert answer["finished"]
 
 
 def test_an_engine_with_another_image_size_is_stopped(pool, adapter, tmp_path):
