@@ -20,7 +20,6 @@ from rdmldg_ray.storage import read_images
 
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
 _CNN_SIZE = 64
-_CNN_EPOCHS = 60
 _CNN_BATCH = 64
 _CNN_WIDTHS = (32, 64, 128, 256)
 
@@ -58,7 +57,7 @@ def probe_answers(
 
 
 def cnn_answers(
-    samples: pa.Table, labels: np.ndarray, train: np.ndarray, augment: bool, seed: int
+    samples: pa.Table, labels: np.ndarray, train: np.ndarray, augment: bool, seed: int, epochs: int = 60
 ) -> np.ndarray:
     """(N,) class ids: a CNN of four convolutions, trained from scratch on images of 64 pixels.
 
@@ -77,8 +76,8 @@ def cnn_answers(
     places = np.flatnonzero(train)
     batches = -(-len(places) // _CNN_BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=_CNN_EPOCHS * batches)
-    for _ in range(_CNN_EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * batches)
+    for _ in range(epochs):
         for batch in np.array_split(rng.permutation(places), batches):
             shown = [augment_image(images[i], rng) if augment else images[i] for i in batch]
             loss = functional.cross_entropy(model(_pixels(shown)), torch.from_numpy(labels[batch]).long())
