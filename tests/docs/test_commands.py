@@ -82,6 +82,9 @@ RUN = {
     ),
     # Of its three runs, the one on labels is not there yet.
     "rdmldg ablate iconbed": Run("labels only", small=" ".join(ABLATION).replace(", ", ",")),
+    "rdmldg baselines iconbed": Run(
+        "linear probe on the base", small=f"{ON_MINE} data.held_out=flat --yardsticks linear-probe,cnn"
+    ),
     "rdmldg ingest PACS.zip --dataset pacs": Run("PACS from ", "new"),
     "rdmldg run pacs-internvl3-8b --dry-run": Run("plan of run 'pacs-internvl3-8b'", "new"),
     "rdmldg annotate pacs --teacher gpt-4o --dry-run": Run("to ask: 56 samples", "new"),
