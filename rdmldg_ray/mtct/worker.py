@@ -154,6 +154,11 @@ class TrainWorker:
         training = self.job.training
         # As configured, not as seen: Ray does not hide a node's GPUs from workers that asked for none.
         on_gpu = self.job.config.workers.gpus_per_worker > 0
+        # Its operation for inference on CPUs is never called here, and would be compiled under a lock that a
+        # killed process leaves behind, on which all others then wait for ever:
+        # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/comm/torch.py#L50-L56
+        # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/utils/file_baton.py#L44-L50
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
         settings = {
             "train_micro_batch_size_per_gpu": training.micro_batch_size,

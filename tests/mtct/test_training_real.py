@@ -10,6 +10,7 @@ import pytest
 import torch
 from ray.util import placement_group_table
 from safetensors.torch import load_file
+from torch.utils.cpp_extension import _get_build_directory
 
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.config.load import load_config
@@ -22,6 +23,15 @@ from tools import mini
 pytestmark = pytest.mark.slow
 
 ACCUMULATED = ("mtct.batch_size=60", "mtct.micro_batch_size=15", "workers.num_workers=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lock():
+    """A lock of torch's on an extension of DeepSpeed's, as a process that is killed leaves it."""
+    file = Path(_get_build_directory("deepspeed_shm_comm", verbose=False), "lock")
+    file.touch()
+    yield
+    file.unlink()
 
 
 @pytest.fixture(scope="module")
