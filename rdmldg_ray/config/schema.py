@@ -6,7 +6,15 @@ The defaults are the paper's (arXiv 2602.23777) where it gives a number.
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 from rdmldg_ray.config.names import check_name
 
@@ -17,6 +25,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Pathway = Literal["direct", "reasoning"]
 Dtype = Literal["float32", "bfloat16"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+RECORDED = "recorded"
+"""The validation context of a config that a run or sweep has recorded, maybe in an earlier release."""
 
 
 class Section(BaseModel):
@@ -265,7 +276,9 @@ class WorkersConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs reserved for each worker.")
     gpus_per_worker: NonNegative = Field(0.0, description="GPUs reserved for each worker; 0 trains on CPU.")
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        0, description="DeepSpeed's ZeRO stage: what is sharded over the workers."
+        1,
+        description="DeepSpeed's ZeRO stage: what is sharded over the workers. Stage 0 needs float32: in "
+        "bfloat16, Adam's bias correction would be a step too far.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
@@ -371,6 +384,19 @@ class Config(Section):
                     f"{name} {tokens} leaves no room for the prompt in "
                     f"model.max_length {self.model.max_length}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _bfloat16_is_sharded(self, info: ValidationInfo) -> Self:
+        # Runs of earlier releases have it in their configs and stay readable.
+        if info.context == RECORDED:
+            return self
+        if self.model.dtype == "bfloat16" and self.workers.zero_stage == 0:
+            raise ValueError(
+                "workers.zero_stage 0 with model.dtype bfloat16 has DeepSpeed take a step of Adam before "
+                "there are gradients, and its bias correction is a step too far; set workers.zero_stage=1, which "
+                "shards the optimizer's state alone"
+            )
         return self
 
     @model_validator(mode="after")

@@ -161,16 +161,19 @@ class TrainWorker:
             "gradient_clipping": training.max_grad_norm,
             "bf16": {"enabled": self.job.config.model.dtype == "bfloat16"},
             "torch_autocast": {"enabled": self._mixed_precision(), "dtype": "bfloat16"},
-            # Stage 0 in bfloat16 takes DeepSpeed's optimizer for FP16, whose gradients are sums in bfloat16:
+            # The config has no stage 0 in bfloat16: DeepSpeed takes its optimizer for FP16 there, which makes
+            # room for its state by a step of Adam.
             # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/engine.py#L2321
+            # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/fp16/unfused_optimizer.py#L412-L425
             "zero_optimization": {"stage": self.job.config.workers.zero_stage},
             "optimizer": {
                 "type": "AdamW",
                 "params": {
                     "lr": training.learning_rate,
                     "weight_decay": training.weight_decay,
-                    # DeepSpeed's own Adam is a CUDA or AVX kernel that it compiles at first use.
-                    "torch_adam": not on_gpu,
+                    # DeepSpeed's own Adam is a CUDA or AVX kernel that it compiles at first use, for which
+                    # an image needs nvcc; LoRA has too few parameters to gain by it.
+                    "torch_adam": True,
                 },
             },
         }
