@@ -394,8 +394,8 @@ class Config(Section):
         if self.model.dtype == "bfloat16" and self.workers.zero_stage == 0:
             raise ValueError(
                 "workers.zero_stage 0 with model.dtype bfloat16 has DeepSpeed take a step of Adam before "
-                "there are gradients, and its bias correction is a step too far; set workers.zero_stage=1, which "
-                "shards the optimizer's state alone"
+                "there are gradients, and its bias correction is a step too far; set "
+                "workers.zero_stage=1, which shards the optimizer's state alone"
             )
         return self
 
