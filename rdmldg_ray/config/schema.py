@@ -153,6 +153,20 @@ class PathwayWeights(Section):
     reasoning: NonNegative = Field(1.0, description="Weight of the chain's term; 0 trains on labels only.")
 
 
+class LearningRates(Section):
+    """AdamW's largest learning rates of the parts of the model, where they differ from ``learning_rate``."""
+
+    vision: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest learning rate of the vision encoder; by default learning_rate."
+    )
+    connector: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest learning rate of the connector; by default learning_rate."
+    )
+    decoder: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest learning rate of the decoder; by default learning_rate."
+    )
+
+
 class TrainingConfig(Section):
     """One stage of training: the optimizer and its batches."""
 
@@ -160,6 +174,7 @@ class TrainingConfig(Section):
     batch_size: Positive = Field(128, description="Images in one optimizer step, over all workers.")
     micro_batch_size: Positive = Field(4, description="Images in one forward pass of one worker.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="AdamW's largest learning rate.")
+    learning_rates: LearningRates = LearningRates()
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
@@ -171,6 +186,11 @@ class TrainingConfig(Section):
         1.0, description="Gradients are clipped to this norm."
     )
     checkpoint_every: Positive = Field(50, description="Optimizer steps between checkpoints.")
+
+    def rate_of(self, part: str) -> float:
+        """The largest learning rate of ``vision``, ``connector`` or ``decoder``."""
+        own = getattr(self.learning_rates, part)
+        return self.learning_rate if own is None else float(own)
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
@@ -421,6 +441,12 @@ class Config(Section):
                 "set it to 'sdpa', or workers.gpus_per_worker and engines.gpus_per_engine"
             )
         for stage, training in (("mtct", self.mtct), ("sarr.training", self.sarr.training)):
+            for part, rate in training.learning_rates:
+                if rate is not None and part not in self.lora.parts:
+                    raise ValueError(
+                        f"{stage}.learning_rates.{part} is set, but lora.parts does not have '{part}', which "
+                        "is not trained then"
+                    )
             if training.batch_size < self.workers.num_workers:
                 raise ValueError(
                     f"{stage}.batch_size {training.batch_size} is smaller than workers.num_workers "

@@ -46,6 +46,7 @@ from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
 from rdmldg_ray.mtct.job import ADAPTER_FOLDER, METRICS_FILE, TrainJob
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.metrics import Meter, describe, json_line
+from rdmldg_ray.mtct.parameter_groups import parameter_groups
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.mtct.safe_loading import weights_only
 from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
@@ -187,7 +188,10 @@ class TrainWorker:
             return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
         engine, *_ = deepspeed.initialize(
-            model=self.model, model_parameters=self.trainable, config=settings, lr_scheduler=schedule
+            model=self.model,
+            model_parameters=parameter_groups(self.model, self.family, training),
+            config=settings,
+            lr_scheduler=schedule,
         )
         engine.train()
         return engine
@@ -224,7 +228,7 @@ class TrainWorker:
     def _step(self, batch: StepBatch) -> dict[str, float | None]:
         size = self.job.plan.step_size(batch.step)
         weights = self.job.config.mtct.weights
-        learning_rate = self.engine.get_lr()[0]
+        learning_rate = max(self.engine.get_lr())
         seed_step(self.job.seed, batch.step, self.rank)
         sums = torch.zeros(4, dtype=torch.float64)
         for micro in batch.micro_batches:
