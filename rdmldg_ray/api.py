@@ -59,6 +59,7 @@ from rdmldg_ray.runtime import submission
 from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.runtime.session import connected
+from rdmldg_ray.runtime.versions import check_engine_build
 from rdmldg_ray.storage import absolute, check_writable, exists, write_bytes
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
 from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep
@@ -639,6 +640,7 @@ def _located(config: Config) -> Config:
 def _open_dataset(config: Config) -> DatasetInfo:
     """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
     check_base_model(config.model.path)
+    check_engine_build(config)
     check_writable(config.storage)
     write_embedded(config.storage, config.data.dataset)
     return read_dataset_info(config.storage, config.data.dataset)

@@ -111,12 +111,18 @@ def print_plan(plan: RunPlan) -> dict[str, Any]:
         steps = f"{most}{stage.steps}" if stage.steps else ""
         table.add_row(stage.name, f"{most}{stage.images}", steps, "complete" if stage.complete else "")
     console.print(table)
+    if plan.memory:
+        for line in plan.memory.lines():
+            say(line)
+    elif plan.config.workers.gpus_per_worker:
+        say("memory of the GPUs: not known without the model's config.json; `rdmldg doctor` downloads it")
     keys = ("name", "images", "steps", "complete")
     return {
         "name": plan.config.name,
         "location": plan.location,
         "config": plan.config.model_dump(mode="json"),
         "stages": [{key: getattr(stage, key) for key in keys} for stage in plan.stages],
+        "memory": asdict(plan.memory) if plan.memory else None,
     }
 
 

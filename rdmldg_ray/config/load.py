@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from rdmldg_ray.config.parse import read_yaml, read_yaml_texts
-from rdmldg_ray.config.schema import Config
+from rdmldg_ray.config.schema import RECORDED, Config
 
 RECIPES = Path(__file__).parent / "recipes"
 SPACES = Path(__file__).parent / "spaces"
@@ -72,7 +72,7 @@ def dump_config(config: Config) -> str:
 
 def parse_config(text: str) -> Config:
     """A resolved config that ``dump_config`` wrote, in this or an earlier release."""
-    return Config.model_validate(parse_tree(text))
+    return Config.model_validate(parse_tree(text), context=RECORDED)
 
 
 def parse_tree(text: str) -> dict[str, Any]:

@@ -6,7 +6,15 @@ The defaults are the paper's (arXiv 2602.23777) where it gives a number.
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 from rdmldg_ray.config.names import check_name
 
@@ -17,6 +25,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Pathway = Literal["direct", "reasoning"]
 Dtype = Literal["float32", "bfloat16"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+RECORDED = "recorded"
+"""The validation context of a config that a run or sweep has recorded, maybe in an earlier release."""
 
 
 class Section(BaseModel):
@@ -142,6 +153,20 @@ class PathwayWeights(Section):
     reasoning: NonNegative = Field(1.0, description="Weight of the chain's term; 0 trains on labels only.")
 
 
+class LearningRates(Section):
+    """AdamW's largest learning rates of the parts of the model, where they differ from ``learning_rate``."""
+
+    vision: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest learning rate of the vision encoder; by default learning_rate."
+    )
+    connector: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest learning rate of the connector; by default learning_rate."
+    )
+    decoder: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest learning rate of the decoder; by default learning_rate."
+    )
+
+
 class TrainingConfig(Section):
     """One stage of training: the optimizer and its batches."""
 
@@ -149,6 +174,7 @@ class TrainingConfig(Section):
     batch_size: Positive = Field(128, description="Images in one optimizer step, over all workers.")
     micro_batch_size: Positive = Field(4, description="Images in one forward pass of one worker.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="AdamW's largest learning rate.")
+    learning_rates: LearningRates = LearningRates()
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
@@ -160,6 +186,11 @@ class TrainingConfig(Section):
         1.0, description="Gradients are clipped to this norm."
     )
     checkpoint_every: Positive = Field(50, description="Optimizer steps between checkpoints.")
+
+    def rate_of(self, part: str) -> float:
+        """The largest learning rate of ``vision``, ``connector`` or ``decoder``."""
+        own = getattr(self.learning_rates, part)
+        return self.learning_rate if own is None else float(own)
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
@@ -265,7 +296,9 @@ class WorkersConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs reserved for each worker.")
     gpus_per_worker: NonNegative = Field(0.0, description="GPUs reserved for each worker; 0 trains on CPU.")
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        0, description="DeepSpeed's ZeRO stage: what is sharded over the workers."
+        1,
+        description="DeepSpeed's ZeRO stage: what is sharded over the workers. Stage 0 needs float32: in "
+        "bfloat16, Adam's bias correction would be a step too far.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
@@ -374,6 +407,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _bfloat16_is_sharded(self, info: ValidationInfo) -> Self:
+        # Runs of earlier releases have it in their configs and stay readable.
+        if info.context == RECORDED:
+            return self
+        if self.model.dtype == "bfloat16" and self.workers.zero_stage == 0:
+            raise ValueError(
+                "workers.zero_stage 0 with model.dtype bfloat16 has DeepSpeed take a step of Adam before "
+                "there are gradients, and its bias correction is a step too far; set "
+                "workers.zero_stage=1, which shards the optimizer's state alone"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         if self.sarr.rounds > 0 and self.mtct.weights.reasoning == 0:
             raise ValueError(
@@ -395,6 +441,12 @@ class Config(Section):
                 "set it to 'sdpa', or workers.gpus_per_worker and engines.gpus_per_engine"
             )
         for stage, training in (("mtct", self.mtct), ("sarr.training", self.sarr.training)):
+            for part, rate in training.learning_rates:
+                if rate is not None and part not in self.lora.parts:
+                    raise ValueError(
+                        f"{stage}.learning_rates.{part} is set, but lora.parts does not have '{part}', which "
+                        "is not trained then"
+                    )
             if training.batch_size < self.workers.num_workers:
                 raise ValueError(
                     f"{stage}.batch_size {training.batch_size} is smaller than workers.num_workers "

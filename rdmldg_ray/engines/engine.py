@@ -21,6 +21,7 @@ from rdmldg_ray.datasets.images import ImageError, decode_image
 from rdmldg_ray.engines.options import OptionSearch
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE, as_known, check_parity
+from rdmldg_ray.runtime.versions import explain_engine_misfit
 from rdmldg_ray.storage import download_folder, join, read_table
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ ANSWER_SCHEMA = pa.schema(
         ("error", pa.string()),  # why there is no answer: the image does not decode, or is too large
     ]
 )
+
+_RESET_TIMEOUT_S = 30.0
+_RESET_POLL_S = 0.1
 
 _NO_ANSWER = {"text": "", "num_tokens": 0, "logprob": 0.0, "finished": False}
 
@@ -315,10 +319,13 @@ class Engine:
                 while self._incoming:
                     self._enqueue(self._incoming.popleft())
                 if not work.complete:
-                    for output in self.llm.llm_engine.step():
-                        asking, number = self._asked.pop(output.request_id)
-                        asking.answers[number] = output
+                    self._step()
         return [work.answers[number] for number in range(len(prompts))]
+
+    def _step(self) -> None:
+        for output in self.llm.llm_engine.step():
+            asking, number = self._asked.pop(output.request_id)
+            asking.answers[number] = output
 
     def _enqueue(self, work: _Work) -> None:
         from vllm.exceptions import VLLMClientError
@@ -360,6 +367,8 @@ class Engine:
 
         engines = self.config.engines
         on_gpu = engines.gpus_per_engine > 0
+        if misfit := explain_engine_misfit(engines.gpus_per_engine):
+            raise EngineError(f"{socket.gethostname()}: {misfit}")
         # On CPU, vLLM 0.32 ends the engine when a prompt is processed in parts and its request has a
         # seed of its own ("CPU Generator does not use offset"); so prompts are not cut there.
         # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L3502
@@ -397,7 +406,7 @@ class Engine:
         # https://github.com/vllm-project/vllm/issues/44910
         # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L5302-L5304
         with self._lock, _failures_named():
-            self.llm.reset_prefix_cache()
+            self._reset_prefix_cache()
             self.llm.llm_engine.reset_mm_cache()
             self.llm.llm_engine.reset_encoder_cache()
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
@@ -405,6 +414,24 @@ class Engine:
             # processor, long after the folder is gone.
             # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/model_loader/reload/inplace.py#L84
             self.llm.llm_engine.model_config.model = str(self.base)
+
+    def _reset_prefix_cache(self) -> None:
+        """Have vLLM forget keys and values of earlier weights, once no request uses them.
+
+        It refuses while a block is in use, and says so in its answer alone. With asynchronous scheduling the
+        blocks of a request may be in use for a moment after its output.
+        https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/core/block_pool.py#L837-L844
+        """
+        while self.llm.llm_engine.has_unfinished_requests():
+            self._step()
+        deadline = time.monotonic() + _RESET_TIMEOUT_S
+        while not self.llm.reset_prefix_cache():
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"vLLM did not reset its prefix cache in {_RESET_TIMEOUT_S:g} s; answers would be of "
+                    "the weights before"
+                )
+            time.sleep(_RESET_POLL_S)
 
 
 def _written(output: Any) -> dict[str, Any]:

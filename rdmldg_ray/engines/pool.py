@@ -260,7 +260,10 @@ def _with_images(rows: pa.Table) -> pa.Table:
 def engine_environment(engines: EnginesConfig) -> dict[str, str]:
     """What vLLM reads from the environment of an engine."""
     if engines.gpus_per_engine > 0:
-        return {}
+        # The model runner of CPUs as well, with which reloading, scores and seeds are tested. By itself vLLM
+        # takes its second one where there is Triton; that has not been run with this package yet.
+        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/config/vllm.py#L703-L737
+        return {"VLLM_USE_V2_MODEL_RUNNER": "0"}
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(engines.cpu_kv_cache_gib),
         # In the actor's own process: two more that import vLLM take most of an engine's start.

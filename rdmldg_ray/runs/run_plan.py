@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.runs.estimate import Calibration, Estimate, estimate
+from rdmldg_ray.runs.memory import RunMemory, run_memory
 from rdmldg_ray.runs.run import Run
 
 
@@ -33,6 +34,8 @@ class RunPlan:
     stages: list[PlannedStage]
     estimate: list[Estimate] | None
     """By kind of stage; None without a calibration."""
+    memory: RunMemory | None
+    """None without GPUs, and before the model's ``config.json`` is here."""
 
 
 def plan_run(run: Run, rates: Calibration | None = None) -> RunPlan:
@@ -50,4 +53,4 @@ def plan_run(run: Run, rates: Calibration | None = None) -> RunPlan:
         stages.append(PlannedStage(stage.name, images, steps, complete=complete, at_most=at_most))
     config, info = run.config, run.info
     estimated = estimate(config, info, rates, run.state()) if rates else None
-    return RunPlan(config, run.location, stages, estimated)
+    return RunPlan(config, run.location, stages, estimated, run_memory(config))

@@ -18,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from rdmldg_ray.config.load import ConfigError
-from rdmldg_ray.config.schema import Config, EnginesConfig
+from rdmldg_ray.config.schema import RECORDED, Config, EnginesConfig
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.runs.inputs import StageInputs
 from rdmldg_ray.runs.plan import plan_stages
@@ -231,7 +231,8 @@ def _record(location: str, config: Config, info: DatasetInfo, space: SweepSpace)
     with damage_told(file, f"restore it, or {remedy}"):
         before = dict(yaml.safe_load(read_bytes(file)))
         # A setting that is younger than the sweep had its default.
-        config_before = Config.model_validate(before["config"]).model_dump(mode="json", exclude={"storage"})
+        recorded = Config.model_validate(before["config"], context=RECORDED)
+        config_before = recorded.model_dump(mode="json", exclude={"storage"})
         inputs_before = dict(before.get("inputs", now["inputs"]))
     if (before["space"], config_before) != (now["space"], now["config"]):
         raise ConfigError(f"sweep '{config.name}' exists with other settings (see {file}); {remedy}")

@@ -211,10 +211,30 @@ def test_every_mistake_has_a_line():
             "(whole recipe): mtct.batch_size 16 is smaller than workers.num_workers 33: every worker needs "
             "an image in every step",
         ),
+        (
+            ["model.dtype=bfloat16", "model.mixed_precision=false", "workers.zero_stage=0"],
+            "(whole recipe): workers.zero_stage 0 with model.dtype bfloat16 has DeepSpeed take a step of "
+            "Adam before there are gradients, and its bias correction is a step too far; set "
+            "workers.zero_stage=1, which shards the optimizer's state alone",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(overrides, line):
     assert f"  {line}" in mistakes("demo", *overrides).splitlines()
+
+
+def test_a_config_in_bfloat16_at_stage_0_that_a_run_has_recorded_is_read_as_it_is():
+    text = dump_config(load_config("pacs-internvl3-8b")).replace("zero_stage: 1", "zero_stage: 0")
+    assert parse_config(text).workers.zero_stage == 0
+    assert "workers.zero_stage 0 with" in mistakes("pacs-internvl3-8b", "workers.zero_stage=0")
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if load_config(n).workers.gpus_per_worker])
+def test_recipes_for_gpus_leave_time_for_nodes_to_start_and_large_ones_save_memory(name):
+    config = load_config(name)
+    assert config.workers.zero_stage == 1
+    assert config.workers.scheduling_timeout_s == config.engines.start_timeout_s == 3600
+    assert config.workers.gradient_checkpointing == ("SmolVLM-256M" not in config.model.path)
 
 
 def test_labels_only_needs_no_rounds():

