@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -49,11 +49,11 @@ def absolute(location: str) -> str:
 
 def _local_path(uri: str) -> str:
     """The path that a ``file:`` URI names."""
-    parts = urlsplit(uri)
-    path = unquote(parts.path)
-    if parts.netloc not in ("", "localhost") or not path.startswith("/") or parts.query or parts.fragment:
+    # As a plain path may, it may hold a wildcard's question mark.
+    path = re.sub(r"^//(localhost(?=/))?", "", uri.removeprefix("file:"))
+    if not path.startswith("/"):
         raise StorageError(f"{uri}: names no path of this machine; write file:///folder, or the plain path")
-    return os.path.abspath(path)
+    return os.path.abspath(unquote(path))
 
 
 def open_location(location: str) -> tuple[fs.FileSystem, str]:
@@ -116,7 +116,9 @@ def _s3_code(location: str, error: Exception) -> str | None:
         return None
     if code is None:
         return "NO_SUCH_BUCKET"
-    if code[1] == "UNKNOWN":  # an answer without content
+    if "HTTP status 301" in str(error):
+        return "PERMANENT_REDIRECT"
+    if code[1] == "UNKNOWN" or "No response body" in str(error):  # there is more to be told
         return s3.reason(_split_s3(location)[0]) or code[1]
     return code[1]
 
@@ -397,7 +399,12 @@ def delete_file(location: str) -> None:
     """Remove a file; nothing happens when it is missing."""
     filesystem, path = open_location(location)
     with errors_explained(location, "deleted"), suppress(FileNotFoundError):
-        filesystem.delete_file(path)
+        try:
+            filesystem.delete_file(path)
+        except OSError as error:
+            denied = _s3_code(location, error) == "ACCESS_DENIED"
+            if not denied or s3.find(*_split_s3(location)) == fs.FileType.File:
+                raise
 
 
 def delete_folder(location: str) -> None:

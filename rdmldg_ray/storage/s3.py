@@ -80,6 +80,12 @@ def _refusals() -> Iterator[None]:
         raise RefusedError("NETWORK_CONNECTION") from None
     except BotoCoreError as error:
         raise RefusedError(_in_capitals(type(error).__name__)) from None
+    except OSError:
+        # Of a program that is to give credentials.
+        raise RefusedError("CREDENTIAL_RETRIEVAL_ERROR") from None
+    except RecursionError:
+        # It follows a redirection to another region without end, where that is not named.
+        raise RefusedError("PERMANENT_REDIRECT") from None
 
 
 def _code(error: Any) -> str:
@@ -194,15 +200,19 @@ def _role_keys(environment: frozenset[tuple[str, str]]) -> tuple[str, str, str] 
 
 @lru_cache(maxsize=16)
 def _role(environment: frozenset[tuple[str, str]]) -> Any:
-    if "AWS_ACCESS_KEY_ID" in os.environ or not _has_profile():
+    if not _has_profile():
         return None
     import botocore.session
 
     with _refusals():
         session = botocore.session.Session()
         profile = session.get_scoped_config()
-        # A web identity's role is one that pyarrow assumes.
-        if "role_arn" not in profile or "web_identity_token_file" in profile:
+        # Keys in the environment go before a profile; a web identity's role is one that pyarrow assumes.
+        if (
+            "AWS_ACCESS_KEY_ID" in os.environ
+            or "role_arn" not in profile
+            or "web_identity_token_file" in profile
+        ):
             return None
         return session.get_credentials()
 
@@ -243,7 +253,7 @@ def put_if_unchanged(bucket: str, key: str, data: bytes, before: bytes | None) -
             if _code(error) == "NO_SUCH_KEY" or (_code(error) == "ACCESS_DENIED" and before is None):
                 return None, None
             raise
-        return found["Body"].read(), found["ETag"]
+        return found["Body"].read(), found.get("ETag", "")
 
     with _refusals():
         client = _client()

@@ -65,7 +65,7 @@ def test_a_file_uri_is_the_local_path(tmp_path, uri):
 
 
 @pytest.mark.parametrize(
-    "uri", ["file://data", "file://data/a", "file:data", "file://", "file:///a?b", "file:///a#b"]
+    "uri", ["file://data", "file://data/a", "file:data", "file://", "file:", "file://localhost"]
 )
 def test_a_file_uri_that_names_no_path_is_refused(uri):
     for operation in (storage.absolute, storage.exists):
