@@ -547,7 +547,7 @@ def report(
     """
     from rdmldg_ray.report.page import render_report
 
-    out = Path(out).absolute()
+    out = Path(absolute(str(out)))
     if not out.parent.is_dir():
         raise ValueError(f"{out}: no such folder; give --out in a folder that is there")
     found = [results.read_run(run.root, run.name) for run in resolve_runs(runs, storage)]

@@ -174,7 +174,7 @@ def import_chains(
             f"{there}: holds answers of a teacher from an annotation that did not end; run the annotation "
             "again, which makes chains of them, or choose another name"
         )
-    if chain_files(root, dataset, teacher, info.environments) and not replace:
+    if not replace and chain_files(root, dataset, teacher, info.environments):
         raise ValueError(f"{there}: holds chains already; choose another name, or --replace them")
     if not info.questions and (alike := find_alike(info.classes)):
         raise ValueError(

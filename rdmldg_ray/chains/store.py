@@ -6,6 +6,8 @@ the version of the data set itself. So chains that replace others are written be
 place when chains.json is written.
 """
 
+import os
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -46,7 +48,9 @@ def _current_version(root: str, name: str, teacher: str, there: Sequence[str]) -
     if storage.folder_prefix(chains_location(root, name, teacher)) + CHAINS_FILE in there:
         version = (read_description(location) or {}).get("version")
         if not isinstance(version, str):
-            raise ValueError(f"{location}: does not name a version of the chains; import the chains again")
+            raise ValueError(
+                f"{location}: does not name a version of the chains; import the chains again (--replace)"
+            )
         return version
     versions = {part_version(file) for file in there}
     if versions <= {""}:
@@ -97,28 +101,45 @@ def write_chains(root: str, name: str, teacher: str, chains: Mapping[str, pa.Tab
         StorageError: when they cannot be written.
     """
     folder = chains_location(root, name, teacher)
-    commit, there = storage.join(folder, CHAINS_FILE), storage.list_files(folder)
-    before = _current_version(root, name, teacher, there)
+    commit = storage.join(folder, CHAINS_FILE)
+    # Before the listing: whoever has written parts that are in it has read this commit or an earlier one.
+    committed, there = storage.read_if_there(commit), storage.list_files(folder)
+    try:
+        before: str | None = _current_version(root, name, teacher, there)
+    except storage.StorageError:
+        raise
+    except ValueError:
+        before = None  # the commit is broken, and is mended by this one
     version = uuid.uuid4().hex[:12]
     parts = {
         storage.join(chains_location(root, name, teacher, domain), part_name(0, version)): table
         for domain, table in chains.items()
     }
+
+    def give_up() -> None:
+        for part in parts:
+            with suppress(OSError, ValueError):
+                storage.delete_file(part)
+
     try:
         for part, table in parts.items():
             assert table.schema.equals(CHAIN_SCHEMA)
             storage.write_table(part, table)
-        if _current_version(root, name, teacher, storage.list_files(folder)) != before:
-            raise ValueError(f"{folder}: other chains were written here meanwhile; write these again")
     except BaseException:
-        for part in parts:
-            with suppress(OSError, ValueError):
-                storage.delete_file(part)
+        give_up()
         raise
-    # Outside of the block: a write that raises may have come to pass, and then these parts count.
-    storage.write_json(commit, {"version": version})
-    # What an annotation wrote after the listing stays, though it does not count: it was paid for.
+    # One that raises may have come to pass, and then these parts count.
+    mine = {"version": version, "host": socket.gethostname(), "pid": os.getpid()}
+    if not storage.write_if_unchanged(commit, storage.json_bytes(mine), committed):
+        give_up()
+        other = read_description(commit) or {}
+        by = f" by process {other['pid']} on {other['host']}" if {"pid", "host"} <= other.keys() else ""
+        raise ValueError(f"{folder}: other chains were written here meanwhile{by}; write these again")
+    # Parts of versions that never came to count are of writers that were killed, or that find this commit
+    # where they are to write theirs. What an annotation wrote after the listing stays, though it does not
+    # count: it was paid for.
+    dead = {before, *(version for version in map(part_version, there) if version)}
     for file in there:
-        replaced = file.endswith(".parquet") and part_version(file) == before
+        replaced = file.endswith(".parquet") and part_version(file) in dead
         if replaced or file.endswith("/annotation.json"):  # which says whose chains were replaced
             storage.delete_file(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdmldg_ray.models.families import family_of
-from rdmldg_ray.storage import open_input
+from rdmldg_ray.storage import absolute, open_input
 
 TINY_BASE = Path(__file__).parent / "tiny_base"
 
@@ -41,7 +41,7 @@ def model_folder(path: str) -> Path:
     if path == "tiny":
         folder = TINY_BASE
     elif looks_local(path):
-        folder = Path(path).expanduser()
+        folder = Path(absolute(path))
     else:
         from huggingface_hub import snapshot_download
 
@@ -79,7 +79,7 @@ def check_base_model(path: str) -> None:
 
 def looks_local(path: str) -> bool:
     """Whether a model setting names a folder rather than a hub id such as ``org/name``."""
-    return path.startswith((".", "/", "~")) or Path(path).is_dir()
+    return path.startswith((".", "/", "~", "file:")) or Path(path).is_dir()
 
 
 def check_model_folder(folder: Path) -> None:
@@ -192,7 +192,7 @@ def model_digest(path: str) -> str:
     """
     if path != "tiny" and not looks_local(path):
         return path
-    folder = TINY_BASE if path == "tiny" else Path(path).expanduser()
+    folder = TINY_BASE if path == "tiny" else Path(absolute(path))
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt"):

@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -31,6 +32,8 @@ _RAY_SETTINGS = {
     # Fractions of a core are meant; Ray need not warn that more workers than cores run.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
 }
+# With 1, Ray unpickles what the schema of a file says of a tensor, which runs whatever that is.
+_NO_PICKLE = {"RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA": "0"}
 # Work of hours is not to end with a minute of S3's: twelve tries take about that long. Before Ray is there
 # few do, so that a wrong endpoint is told at once.
 _PATIENCE = {"AWS_MAX_ATTEMPTS": "12", "AWS_RETRY_MODE": "standard"}
@@ -50,8 +53,14 @@ def ray_session(config: Config) -> Iterator[str]:
 
     Inside a Ray job, or with ``RAY_ADDRESS`` set, that cluster is used. Otherwise a cluster is
     started here that listens on loopback only, asks for a token of its own and reports no usage.
+
+    Raises:
+        ValueError: when ``RAY_ADDRESS`` is no cluster's address, or nothing answers there.
     """
-    own = "RAY_ADDRESS" not in os.environ
+    address = os.environ.get("RAY_ADDRESS", "")
+    own = not address
+    if address not in ("", "auto", "local"):
+        check_address(address)
     _set_up_environment(own)
     import ray
     from ray.data import DataContext
@@ -97,6 +106,25 @@ def connected(config: Config, console: Console) -> Iterator[None]:
             raise RunFailedError(str(told)) from error
 
 
+def check_address(address: str) -> None:
+    """Check that a cluster may be at an address; Ray tries for minutes what nothing answers at.
+
+    Raises:
+        ValueError: when it is not of a cluster's form, or nothing answers there.
+    """
+    remedy = "correct RAY_ADDRESS, or unset it to have a cluster started on this machine"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(
+            f"RAY_ADDRESS={_LOGIN.sub('://', address)}: is not of the form host:port, such as 10.0.0.1:6379; "
+            f"{remedy}. The address of a cluster's dashboard is for 'rdmldg submit --address'"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"RAY_ADDRESS={address}: no cluster answers there ({error}); {remedy}") from None
+
+
 def _terminate(number: int, _: Any) -> None:
     sys.exit(128 + number)
 
@@ -109,6 +137,7 @@ def _set_up_environment(own: bool) -> None:
         settings |= _OWN_CLUSTER_SETTINGS | {"RAY_AUTH_TOKEN_PATH": _write_token()}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    os.environ |= _NO_PICKLE
 
 
 def _write_token() -> str:
@@ -133,6 +162,7 @@ def _worker_environment(config: Config) -> dict[str, str]:
         and not any(word in name for word in _SECRET)
         and not _LOGIN.search(value)
     }
+    chosen |= _NO_PICKLE
     chosen["TOKENIZERS_PARALLELISM"] = "false"
     if config.workers.gpus_per_worker == 0:
         chosen["DS_ACCELERATOR"] = "cpu"

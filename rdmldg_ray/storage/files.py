@@ -1,5 +1,7 @@
 """Files and folders: found, listed, read, written whole, removed."""
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -8,8 +10,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -33,12 +36,24 @@ def absolute(location: str) -> str:
     """A location that means the same place everywhere.
 
     Raises:
-        StorageError: for an empty one, which would mean whatever folder a process happens to be in.
+        StorageError: for an empty one, which would mean whatever folder a process happens to be in; for a
+            ``file:`` URI of no path of this machine.
     """
     if not location.strip():
         raise StorageError("an empty path was given, as by a variable that is not set; give a path")
+    if location.startswith("file:"):
+        return _local_path(location)
     # Workers run in other folders, where a relative path would mean another place.
     return location if "://" in location else os.path.abspath(os.path.expanduser(location))
+
+
+def _local_path(uri: str) -> str:
+    """The path that a ``file:`` URI names."""
+    # As a plain path may, it may hold a wildcard's question mark.
+    path = re.sub(r"^//(localhost(?=/))?", "", uri.removeprefix("file:"))
+    if not path.startswith("/"):
+        raise StorageError(f"{uri}: names no path of this machine; write file:///folder, or the plain path")
+    return os.path.abspath(unquote(path))
 
 
 def open_location(location: str) -> tuple[fs.FileSystem, str]:
@@ -48,11 +63,9 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
         StorageError: for a scheme that is neither ``s3://`` nor a local path, or a bucket that has no
             valid name.
     """
-    if "://" not in location:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
+    if "://" not in location or location.startswith("file:"):
+        return fs.LocalFileSystem(), absolute(location)
     scheme, path = location.split("://", 1)
-    if scheme == "file":
-        return fs.LocalFileSystem(), path
     if scheme != "s3":
         raise StorageError(
             f"{location}: unknown scheme '{scheme}://'; use a local path or s3://bucket/prefix"
@@ -81,18 +94,43 @@ def errors_explained(location: str, done: str) -> Iterator[None]:
         yield
     except StorageError:
         raise
+    except s3.RefusedError as refused:
+        raise _refused(location, done, refused.code) from None
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, FileNotFoundError):
             _check_bucket(location)
-        code = re.search(r"AWS Error (\w+)", str(error))
-        if location.startswith("s3://") and (code or "resolving region" in str(error)):
+        code = _s3_code(location, error)
+        if code:
             # S3's own words may quote the request and with it a key, so only its code is repeated.
-            problem = s3.explain(location, code.group(1) if code else "NO_SUCH_BUCKET")
-            raise StorageError(f"{location}: cannot be {done}: {problem}") from None
+            raise _refused(location, done, code) from None
         remedy = (
             "; choose another storage path or mend its permissions" if done in ("written", "deleted") else ""
         )
         raise StorageError(f"{location}: cannot be {done} ({error}){remedy}") from error
+
+
+def _s3_code(location: str, error: Exception) -> str | None:
+    """S3's word for what is wrong, in an error of pyarrow's; None where it is another's."""
+    code = re.search(r"AWS Error (\w+)", str(error))
+    if not location.startswith("s3://") or not (code or "resolving region" in str(error)):
+        return None
+    if code is None:
+        return "NO_SUCH_BUCKET"
+    if "HTTP status 301" in str(error):
+        return "PERMANENT_REDIRECT"
+    if code[1] == "UNKNOWN" or "No response body" in str(error):  # there is more to be told
+        return s3.reason(_split_s3(location)[0]) or code[1]
+    return code[1]
+
+
+def _refused(location: str, done: str, code: str) -> StorageError:
+    return StorageError(f"{location}: cannot be {done}: {s3.explain(location, code)}")
+
+
+def _split_s3(location: str) -> tuple[str, str]:
+    """Bucket and key of a location on S3."""
+    bucket, *keys = location.removeprefix("s3://").split("/")
+    return bucket, "/".join(filter(None, keys))
 
 
 def _check_bucket(location: str) -> None:
@@ -100,18 +138,48 @@ def _check_bucket(location: str) -> None:
     if location.startswith("s3://"):
         filesystem, path = open_location(location)
         with errors_explained(location, "found"):
-            found = filesystem.get_file_info(path.split("/")[0]).type
+            try:
+                found = filesystem.get_file_info(path.split("/")[0]).type
+            except OSError as error:
+                # Credentials for a part of a bucket may not ask for all of it.
+                if _s3_code(location, error) != "ACCESS_DENIED":
+                    raise
+                return
         if found == fs.FileType.NotFound:
-            raise StorageError(f"{location}: cannot be found: {s3.explain(location, 'NO_SUCH_BUCKET')}")
+            raise _refused(location, "found", "NO_SUCH_BUCKET")
 
 
 def _file_type(location: str) -> fs.FileType:
     filesystem, path = open_location(location)
     with errors_explained(location, "found"):
-        found = filesystem.get_file_info(path).type
+        try:
+            found = filesystem.get_file_info(path).type
+        except OSError as error:
+            if _s3_code(location, error) != "ACCESS_DENIED":
+                raise
+            return s3.find(*_split_s3(location))
     if found == fs.FileType.NotFound:
         _check_bucket(location)
     return found
+
+
+def _infos(location: str, recursive: bool = False) -> list[fs.FileInfo]:
+    """What is in a folder; nothing when it is missing, or a file."""
+    filesystem, path = open_location(location)
+    with errors_explained(location, "listed"):
+        try:
+            infos = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
+        except NotADirectoryError:
+            return []  # S3 lists nothing below a file
+        except OSError as error:
+            # pyarrow asks for an empty folder by its name.
+            denied = _s3_code(location, error) == "ACCESS_DENIED"
+            if denied and s3.find(*_split_s3(location)) != fs.FileType.Directory:
+                return []
+            raise
+    if not infos:
+        _check_bucket(location)
+    return list(infos)
 
 
 def exists(location: str) -> bool:
@@ -145,19 +213,10 @@ def list_entries(location: str) -> list[FileEntry]:
     Raises:
         StorageError: when the folder cannot be listed.
     """
-    filesystem, path = open_location(location)
-    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
     prefix = "s3://" if location.startswith("s3://") else ""
-    with errors_explained(location, "listed"):
-        try:
-            infos = filesystem.get_file_info(selector)
-        except NotADirectoryError:
-            infos = []  # a file; S3 lists nothing below one
-    if not infos:
-        _check_bucket(location)
     entries = [
         FileEntry(prefix + info.path, info.size, info.mtime_ns)
-        for info in infos
+        for info in _infos(location, recursive=True)
         if info.type == fs.FileType.File
     ]
     # Neither servers nor disks are to be relied on for an order.
@@ -181,12 +240,7 @@ def list_folders(location: str) -> list[str]:
     Raises:
         StorageError: when the folder cannot be listed.
     """
-    filesystem, path = open_location(location)
-    with errors_explained(location, "listed"):
-        infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    if not infos:
-        _check_bucket(location)
-    return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+    return sorted(info.base_name for info in _infos(location) if info.type == fs.FileType.Directory)
 
 
 def read_bytes(location: str) -> bytes:
@@ -198,6 +252,20 @@ def read_bytes(location: str) -> bytes:
     filesystem, path = open_location(location)
     with errors_explained(location, "read"), filesystem.open_input_file(path) as stream:
         return stream.read()
+
+
+def read_if_there(location: str) -> bytes | None:
+    """The content of a file, or None when it is missing.
+
+    Raises:
+        StorageError: when it cannot be read, or that cannot be told.
+    """
+    try:
+        return read_bytes(location)
+    except StorageError:
+        if _file_type(location) != fs.FileType.NotFound:
+            raise
+        return None
 
 
 def open_input(location: str) -> io.BufferedReader:
@@ -230,12 +298,10 @@ def write_chunks(location: str, chunks: Iterable[bytes]) -> None:
     """
     filesystem, path = open_location(location)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        bucket, _, key = path.partition("/")
         try:
-            s3.upload(bucket, key, chunks)
+            s3.upload(*_split_s3(location), chunks)
         except s3.RefusedError as refused:
-            problem = s3.explain(location, refused.code)
-            raise StorageError(f"{location}: cannot be written: {problem}") from None
+            raise _refused(location, "written", refused.code) from None
         return
     unfinished = f"{path}.{uuid.uuid4().hex}.tmp"
     with errors_explained(location, "written"):
@@ -257,21 +323,88 @@ def write_chunks(location: str, chunks: Iterable[bytes]) -> None:
         raise
 
 
+def write_if_unchanged(location: str, data: bytes, before: bytes | None) -> bool:
+    """Write a file whole if it holds what it held before: of several that do so at once one succeeds.
+
+    Args:
+        data: what no other writes, so that it tells whose a file is.
+        before: what it held when it was read; None for a file that was missing.
+
+    Returns:
+        Whether it was written. Where it was not, another has written or removed the file meanwhile.
+
+    Raises:
+        StorageError: when the location cannot be written. On S3 it may then have been written all the same.
+    """
+    filesystem, path = open_location(location)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with errors_explained(location, "written"):
+            return s3.put_if_unchanged(*_split_s3(location), data, before)
+    with errors_explained(location, "written"):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with _alone(path):
+            if read_if_there(path) != before:
+                return False
+            write_bytes(path, data)
+            return True
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Hold the lock of a local file for the block. It ends with its process, however that ends."""
+    lock = f"{path}.lock"
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+                    raise  # some network file systems have no locks, and do without
+            if not _is_at(descriptor, lock):
+                continue  # its holder has removed it meanwhile
+            try:
+                yield
+            finally:
+                Path(lock).unlink()
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), Path(path).stat())
+    except FileNotFoundError:
+        return False
+
+
 def read_json(location: str) -> Any:
     """A JSON file's content."""
     return json.loads(read_bytes(location))
 
 
+def json_bytes(value: Any) -> bytes:
+    """JSON as ``write_json`` writes it."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
 def write_json(location: str, value: Any) -> None:
     """Write JSON, indented, replacing the file whole."""
-    write_bytes(location, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(location, json_bytes(value))
 
 
 def delete_file(location: str) -> None:
     """Remove a file; nothing happens when it is missing."""
     filesystem, path = open_location(location)
     with errors_explained(location, "deleted"), suppress(FileNotFoundError):
-        filesystem.delete_file(path)
+        try:
+            filesystem.delete_file(path)
+        except OSError as error:
+            denied = _s3_code(location, error) == "ACCESS_DENIED"
+            if not denied or s3.find(*_split_s3(location)) == fs.FileType.File:
+                raise
 
 
 def delete_folder(location: str) -> None:
@@ -289,7 +422,14 @@ def delete_folder(location: str) -> None:
         filesystem, path = open_location(location)
         # Another process may be removing it.
         with errors_explained(location, "deleted"), suppress(FileNotFoundError):
-            filesystem.delete_dir(path)
+            try:
+                filesystem.delete_dir(path)
+            except OSError as error:
+                # pyarrow asks for all of the bucket, which credentials for a part of it may not.
+                if _s3_code(location, error) != "ACCESS_DENIED":
+                    raise
+                for file in list_files(location):
+                    delete_file(file)
 
 
 def check_writable(location: str) -> None:

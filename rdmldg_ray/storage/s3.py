@@ -3,7 +3,8 @@
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,103 @@ from pyarrow import fs
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 _REFUSALS = (
     "ACCESS_DENIED",
-    "EXPIRED_TOKEN",
+    "FORBIDDEN",
     "INVALID_ACCESS_KEY_ID",
     "INVALID_CLIENT_TOKEN_ID",
+    "INVALID_SIGNATURE",
+    "INVALID_TOKEN",
     "MISSING_AUTHENTICATION_TOKEN",
+    "NO_CREDENTIALS_ERROR",
+    "PARTIAL_CREDENTIALS_ERROR",
     "SIGNATURE_DOES_NOT_MATCH",
     "UNRECOGNIZED_CLIENT",
 )
+_EXPIRED = (
+    "EXPIRED_TOKEN",
+    "EXPIRED_TOKEN_EXCEPTION",
+    "REQUEST_EXPIRED",
+    "SSO_TOKEN_LOAD_ERROR",
+    "TOKEN_REFRESH_REQUIRED",
+    "TOKEN_RETRIEVAL_ERROR",
+    "UNAUTHORIZED_SSO_TOKEN_ERROR",
+)
+# boto3's own, from before it asked the server.
+_NO_CREDENTIALS = (
+    "CONFIG_NOT_FOUND",
+    "CREDENTIAL_RETRIEVAL_ERROR",
+    "INFINITE_LOOP_CONFIG_ERROR",
+    "INVALID_CONFIG_ERROR",
+    "METADATA_RETRIEVAL_ERROR",
+)
+_OTHER_REGION = (
+    "AUTHORIZATION_HEADER_MALFORMED",
+    "ILLEGAL_LOCATION_CONSTRAINT_EXCEPTION",
+    "PERMANENT_REDIRECT",
+)
+# What servers that do not know the checksums that boto3 adds to an upload answer.
+_NO_CHECKSUMS = ("MISSING_CONTENT_LENGTH", "NOT_IMPLEMENTED", "X_AMZ_CONTENT_SHA256_MISMATCH")
+# Of answers without content.
+_BY_STATUS = {
+    "401": "ACCESS_DENIED",
+    "403": "ACCESS_DENIED",
+    "404": "NO_SUCH_KEY",
+    "412": "PRECONDITION_FAILED",
+}
+
+
+class RefusedError(Exception):
+    """S3, or what was to give its credentials, refused. ``code`` is its word for why, for ``explain``."""
+
+    def __init__(self, code: str):
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what boto3 raises into a RefusedError: its words may quote the request and with it a key."""
+    # As little of it as there is, for it is slow to import.
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise RefusedError(_code(error)) from None
+    except (ConnectionError, HTTPClientError):
+        raise RefusedError("NETWORK_CONNECTION") from None
+    except BotoCoreError as error:
+        raise RefusedError(_in_capitals(type(error).__name__)) from None
+    except OSError:
+        # Of a program that is to give credentials.
+        raise RefusedError("CREDENTIAL_RETRIEVAL_ERROR") from None
+    except RecursionError:
+        # It follows a redirection to another region without end, where that is not named.
+        raise RefusedError("PERMANENT_REDIRECT") from None
+
+
+def _code(error: Any) -> str:
+    code = str(error.response.get("Error", {}).get("Code", "no code"))
+    return _BY_STATUS.get(code) or _in_capitals(code)
+
+
+def _in_capitals(word: str) -> str:
+    """A word such as ``NoSuchKey`` as pyarrow writes it: ``NO_SUCH_KEY``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|-", "_", word).upper()
 
 
 def connect(bucket: str) -> fs.FileSystem:
     """The file system of a bucket, by the usual AWS environment variables and files.
 
     Raises:
+        RefusedError: when the profile that is named is missing, its file is broken, or its role refused.
         OSError: when the bucket's region cannot be found.
     """
-    _adopt_endpoint()
-    return _connect(bucket, frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+    _adopt_profile()
+    return _connect(bucket, _environment(), _role_keys(_environment()))
+
+
+def _environment() -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
 
 
 class Bucket(fs.S3FileSystem):
@@ -47,9 +128,15 @@ class Bucket(fs.S3FileSystem):
 
 # Without a server of its own a bucket's region is asked for over the network: once is enough.
 @lru_cache(maxsize=16)
-def _connect(bucket: str, environment: frozenset[tuple[str, str]]) -> fs.FileSystem:
+def _connect(
+    bucket: str, environment: frozenset[tuple[str, str]], role_keys: tuple[str, str, str] | None
+) -> fs.FileSystem:
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    access_key, secret_key, session_token = role_keys or (None, None, None)
     found = Bucket(
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=session_token,
         endpoint_override=endpoint,
         region=None if endpoint else fs.resolve_s3_region(bucket),
         # Small objects are then written in one request instead of three.
@@ -66,39 +153,68 @@ def _attempts() -> int:
     return int(os.environ.get("AWS_MAX_ATTEMPTS", "3"))
 
 
-def _adopt_endpoint() -> None:
-    """Make the endpoint known to pyarrow, which reads one variable and no file for it.
+def _adopt_profile() -> None:
+    """Make profile and endpoint known to pyarrow, which reads a variable for each.
 
-    It goes into the environment, since Ray's own uploads use pyarrow too and workers get these variables.
+    They go into the environment, since Ray's own uploads use pyarrow too and workers get these variables.
     """
+    if "AWS_DEFAULT_PROFILE" in os.environ:  # which goes before the other
+        os.environ["AWS_PROFILE"] = os.environ["AWS_DEFAULT_PROFILE"]
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    config = os.path.expanduser(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config"))
-    endpoint = endpoint or _endpoint_of_file(config, os.environ.get("AWS_PROFILE"))
+    endpoint = endpoint or _endpoint_of_profile(_environment())
     if endpoint:
         os.environ["AWS_ENDPOINT_URL"] = endpoint
 
 
+def _has_profile() -> bool:
+    """Whether there may be a profile; without one a process is spared a slow import."""
+    config = os.path.expanduser(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config"))
+    return bool(os.environ.get("AWS_PROFILE")) or Path(config).is_file()
+
+
 @lru_cache(maxsize=16)
-def _endpoint_of_file(config: str, profile: str | None) -> str | None:
-    if not Path(config).is_file():
-        return None  # spares most processes a slow import
+def _endpoint_of_profile(environment: frozenset[tuple[str, str]]) -> str | None:
+    if not _has_profile():
+        return None
     import botocore.session
     from botocore.config import Config
 
     # Unsigned, so that no credentials are looked for.
-    client = botocore.session.Session(profile=profile).create_client(
-        "s3", config=Config(signature_version=botocore.UNSIGNED)
-    )
+    with _refusals():
+        client = botocore.session.Session().create_client(
+            "s3", config=Config(signature_version=botocore.UNSIGNED)
+        )
     endpoint = str(client.meta.endpoint_url)
     return None if ".amazonaws.com" in endpoint else endpoint
 
 
-class RefusedError(Exception):
-    """S3 did not take an object. ``code`` is its word for why, as ``explain`` takes it."""
+def _role_keys(environment: frozenset[tuple[str, str]]) -> tuple[str, str, str] | None:
+    """The keys that a profile's role has now; None for a profile without one, which pyarrow reads itself."""
+    credentials = _role(environment)
+    if credentials is None:
+        return None
+    with _refusals():
+        keys = credentials.get_frozen_credentials()  # new ones, where these are about to expire
+    return keys.access_key, keys.secret_key, keys.token
 
-    def __init__(self, code: str):
-        super().__init__(code)
-        self.code = code
+
+@lru_cache(maxsize=16)
+def _role(environment: frozenset[tuple[str, str]]) -> Any:
+    if not _has_profile():
+        return None
+    import botocore.session
+
+    with _refusals():
+        session = botocore.session.Session()
+        profile = session.get_scoped_config()
+        # Keys in the environment go before a profile; a web identity's role is one that pyarrow assumes.
+        if (
+            "AWS_ACCESS_KEY_ID" in os.environ
+            or "role_arn" not in profile
+            or "web_identity_token_file" in profile
+        ):
+            return None
+        return session.get_credentials()
 
 
 def upload(bucket: str, key: str, chunks: Iterable[bytes]) -> None:
@@ -110,33 +226,82 @@ def upload(bucket: str, key: str, chunks: Iterable[bytes]) -> None:
     Raises:
         RefusedError: when the server does not take it. What the chunks' iteration raises passes through.
     """
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        ConnectionError,
-        HTTPClientError,
-        NoCredentialsError,
-    )
-
     try:
-        # In parts when it is large, which a failure throws away.
-        _client().upload_fileobj(io.BufferedReader(_ChunkStream(chunks)), bucket, key)
+        with _refusals():
+            # In parts when it is large, which a failure throws away.
+            _client().upload_fileobj(io.BufferedReader(_ChunkStream(chunks)), bucket, key)
     except _ChunksFailedError as failed:
         raise failed.error from None
-    # Their words may quote the request and with it a key, so only the code goes on.
-    except ClientError as error:
-        code = str(error.response["Error"]["Code"])
-        raise RefusedError(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()) from None
-    except (ConnectionError, HTTPClientError):
-        raise RefusedError("NETWORK_CONNECTION") from None
-    except NoCredentialsError:
-        raise RefusedError("MISSING_AUTHENTICATION_TOKEN") from None
-    except BotoCoreError as error:
-        raise RefusedError(type(error).__name__) from None
+
+
+def put_if_unchanged(bucket: str, key: str, data: bytes, before: bytes | None) -> bool:
+    """Put an object in the place of one that holds ``before``, or of none; False when that is not there.
+
+    The server compares, so of several that write at once one succeeds. One that knows no conditions says so
+    or ignores them: then what is written between the comparison here and the write is overwritten.
+
+    Raises:
+        RefusedError: when the server does not take it.
+    """
+    from botocore.exceptions import ClientError
+
+    def content() -> tuple[bytes | None, str | None]:
+        try:
+            found = client.get_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            # To those who may not list a bucket, what is missing is denied.
+            if _code(error) == "NO_SUCH_KEY" or (_code(error) == "ACCESS_DENIED" and before is None):
+                return None, None
+            raise
+        return found["Body"].read(), found.get("ETag", "")
+
+    with _refusals():
+        client = _client()
+        there, etag = content()
+        if there != before:
+            return False
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if _code(error) in ("PRECONDITION_FAILED", "CONDITIONAL_REQUEST_CONFLICT", "NO_SUCH_KEY"):
+                # By an earlier attempt, whose answer was lost, or by another.
+                return content()[0] == data
+            if _code(error) != "NOT_IMPLEMENTED":
+                raise
+            client.put_object(Bucket=bucket, Key=key, Body=data)
+    return True
+
+
+def find(bucket: str, key: str) -> fs.FileType:
+    """What is at a key, by a listing alone: to those who may list no more than a part of a bucket, what is
+    missing is denied when it is asked for by its name.
+
+    Raises:
+        RefusedError: when the listing is refused.
+    """
+    with _refusals():
+        for prefix, wanted in ((key, fs.FileType.File), (f"{key}/", fs.FileType.Directory)):
+            found = _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
+            # A key is the first of those that begin with it.
+            if found and (wanted == fs.FileType.Directory or found[0]["Key"] == key):
+                return wanted
+    return fs.FileType.NotFound
+
+
+def reason(bucket: str) -> str | None:
+    """Why a bucket's server refuses, in its own word; None where it does not: answers to some requests have
+    no content to tell it."""
+    try:
+        with _refusals():
+            _client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except RefusedError as refused:
+        return refused.code
+    return None
 
 
 def _client() -> Any:
-    return _make_client(frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+    return _make_client(_environment())
 
 
 @lru_cache(maxsize=16)
@@ -188,9 +353,40 @@ def explain(location: str, code: str) -> str:
         return f"no answer from {endpoint}; check that it runs, and AWS_ENDPOINT_URL"
     if code == "NO_SUCH_BUCKET":
         return f"{endpoint} has no bucket '{bucket}'; create it, or correct the location"
+    if code == "PROFILE_NOT_FOUND":
+        return (
+            f"the profile '{os.environ.get('AWS_PROFILE')}' is in none of the files of AWS's settings "
+            f"({_profile_files()}); correct or unset AWS_PROFILE"
+        )
+    if code == "CONFIG_PARSE_ERROR":
+        return f"one of the files of AWS's settings cannot be read ({_profile_files()}); correct it"
+    if code in _EXPIRED:
+        return (
+            f"the credentials for {endpoint} have expired ({code}); get new ones, as by aws sso login or "
+            "with a new AWS_SESSION_TOKEN, and give the command again"
+        )
     if code in _REFUSALS:
         return (
             f"{endpoint} refused the credentials ({code}); check AWS_ACCESS_KEY_ID and "
             f"AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and their permissions for the bucket '{bucket}'"
         )
+    if code == "REQUEST_TIME_TOO_SKEWED":
+        return f"{endpoint} has another time than this machine; set the clock"
+    if code in _OTHER_REGION:
+        return f"the bucket '{bucket}' is in another region ({code}); set AWS_DEFAULT_REGION to it"
+    if code in _NO_CHECKSUMS:
+        return (
+            f"{endpoint} answered {code}, as servers do that do not know the checksums of newer clients; set "
+            "AWS_REQUEST_CHECKSUM_CALCULATION=when_required, or run a newer server"
+        )
+    if code in _NO_CREDENTIALS:
+        return (
+            f"no credentials for {endpoint} could be had ({code}); check AWS_PROFILE and its settings "
+            f"({_profile_files()}), for which 'aws sts get-caller-identity' must work"
+        )
     return f"{endpoint} answered {code}; check the location and the server's log, and try again"
+
+
+def _profile_files() -> str:
+    config = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
+    return f"{config}, {os.environ.get('AWS_SHARED_CREDENTIALS_FILE', '~/.aws/credentials')}"

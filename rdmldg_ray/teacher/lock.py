@@ -1,16 +1,13 @@
-"""One writer at a time: a file that says who writes to a folder, and since when.
+"""One writer at a time: a file that says who writes to a folder, and since when."""
 
-Storage has no lock of its own, so two that begin in the same moment may both get this one. It keeps a second
-call from asking, and paying, for the same once more; that nothing is lost is up to the files' names.
-"""
-
+import json
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +26,6 @@ def locked(location: str) -> Iterator[None]:
         ValueError: when another process holds it; the message says which one, and since when.
     """
     now = time.time()
-    _check(location, now)
     mine = {
         "holder": uuid.uuid4().hex,
         "host": socket.gethostname(),
@@ -37,14 +33,23 @@ def locked(location: str) -> Iterator[None]:
         "since": now,
         "renewed": now,
     }
-    storage.write_json(location, mine)
+    written = _take(location, mine)
     ended = threading.Event()
 
     def renew() -> None:
+        nonlocal written
         while not ended.wait(_RENEW_EVERY_S):
-            # What cannot be written now is tried again; others wait for longer than this.
-            with suppress(ValueError):
-                storage.write_json(location, {**mine, "renewed": time.time()})
+            renewed = storage.json_bytes({**mine, "renewed": time.time()})
+            try:
+                if not storage.write_if_unchanged(location, renewed, written):
+                    # An earlier renewal that seemed to fail, or another has taken it, as after a long sleep.
+                    found = storage.read_if_there(location)
+                    if _parsed(found).get("holder") != mine["holder"]:
+                        return
+                    renewed = found or renewed
+            except ValueError:
+                continue  # what cannot be written now is tried again; others wait for longer than this
+            written = renewed
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -53,12 +58,22 @@ def locked(location: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        if _read(location).get("holder") == mine["holder"]:
+        if _parsed(storage.read_if_there(location)).get("holder") == mine["holder"]:
             storage.delete_file(location)
 
 
-def _check(location: str, now: float) -> None:
-    held = _read(location)
+def _take(location: str, mine: dict[str, Any]) -> bytes:
+    """Write the lock where it is free, and return what was written."""
+    data = storage.json_bytes(mine)
+    while True:
+        before = storage.read_if_there(location)
+        _check(location, _parsed(before), mine["since"])
+        if storage.write_if_unchanged(location, data, before):
+            return data
+        # Another has taken it in this moment, or given it up.
+
+
+def _check(location: str, held: dict[str, Any], now: float) -> None:
     renewed, since = held.get("renewed"), held.get("since")
     if not isinstance(renewed, int | float) or not isinstance(since, int | float):
         return  # free, or not written whole
@@ -73,11 +88,11 @@ def _check(location: str, now: float) -> None:
     )
 
 
-def _read(location: str) -> dict[str, Any]:
+def _parsed(data: bytes | None) -> dict[str, Any]:
     try:
-        value = storage.read_json(location) if storage.exists(location) else {}
+        value = json.loads(data or b"{}")
     except ValueError:
-        return {}  # gone between the two, or not written whole
+        return {}  # not written whole
     return value if isinstance(value, dict) else {}
 
 

@@ -1,5 +1,8 @@
 import json
+import os
+import re
 import shutil
+import socket
 from contextlib import suppress
 
 import pyarrow as pa
@@ -18,7 +21,7 @@ DOMAINS = ("flat", "paint")
 
 
 @pytest.fixture
-def root(mini_root, tmp_path):
+def mini_store(mini_root, tmp_path):
     return shutil.copytree(mini_root, str(tmp_path / "root"))
 
 
@@ -82,18 +85,47 @@ def test_the_first_chains_that_die_are_none(tmp_path):
         assert texts(root) == ["a", "b", "c"]
 
 
-def test_of_two_writers_at_once_one_is_told(tmp_path, monkeypatch):
-    root, write = str(tmp_path), storage.write_table
+@pytest.mark.parametrize("first", [False, True])
+def test_of_two_writers_at_once_one_is_told_who_the_other_is(root, monkeypatch, first):
+    write = storage.write_if_unchanged
+    if not first:
+        write_chains(root, "mini", "gpt", OLD)
+
+    def another_meanwhile(location, data, before):
+        monkeypatch.setattr(storage, "write_if_unchanged", write)
+        write_chains(root, "mini", "gpt", NEW)
+        return write(location, data, before)
+
+    monkeypatch.setattr(storage, "write_if_unchanged", another_meanwhile)
+    who = f"by process {os.getpid()} on {re.escape(socket.gethostname())}; write these again"
+    with pytest.raises(ValueError, match=f"other chains were written here meanwhile {who}"):
+        write_chains(root, "mini", "gpt", {"flat": table("x"), "paint": table("y")})
+    assert texts(root) == ["d"] and len(files(root)) == 2
+
+
+def test_parts_of_a_killed_writer_are_removed_by_the_next_and_answers_are_not(root):
     write_chains(root, "mini", "gpt", OLD)
+    folder = chains_location(root, "mini", "gpt")
+    for part in ("paint/part-00000-0123456789ab.parquet", "paint/part-00000-cdef.parquet"):
+        storage.write_table(storage.join(folder, part), table("z"))  # killed, and an annotation's
+    write_chains(root, "mini", "gpt", NEW)
+    [commit, part, answers] = files(root)
+    assert commit == "chains.json" and part.startswith("flat/part-00000-")
+    assert answers == "paint/part-00000-cdef.parquet"
+    assert texts(root) == ["d"]
+
+
+def test_of_two_writers_of_which_one_ends_between_the_others_parts_one_wins(root, monkeypatch):
+    write = storage.write_table
 
     def another_meanwhile(location, chains):
-        monkeypatch.setattr(storage, "write_table", write)
-        write_chains(root, "mini", "gpt", NEW)
         write(location, chains)
+        monkeypatch.setattr(storage, "write_table", write)
+        write_chains(root, "mini", "gpt", NEW)  # removes the part of a writer at work, who is told
 
     monkeypatch.setattr(storage, "write_table", another_meanwhile)
-    with pytest.raises(ValueError, match="other chains were written here meanwhile; write these again"):
-        write_chains(root, "mini", "gpt", {"flat": table("x"), "paint": table("y")})
+    with pytest.raises(ValueError, match="other chains were written here meanwhile"):
+        write_chains(root, "mini", "gpt", OLD)
     assert texts(root) == ["d"] and len(files(root)) == 2
 
 
@@ -114,14 +146,14 @@ def test_a_failure_leaves_nothing_of_what_was_begun(tmp_path, monkeypatch):
 
 
 def test_a_commit_that_raises_and_yet_came_to_pass_keeps_its_chains(tmp_path, monkeypatch):
-    root, write = str(tmp_path), storage.write_json
+    root, write = str(tmp_path), storage.write_if_unchanged
     write_chains(root, "mini", "gpt", OLD)
 
-    def answer_lost(location, value):
-        write(location, value)
+    def answer_lost(location, data, before):
+        write(location, data, before)
         raise StorageError(f"{location}: cannot be written (timeout)")
 
-    monkeypatch.setattr(storage, "write_json", answer_lost)
+    monkeypatch.setattr(storage, "write_if_unchanged", answer_lost)
     with pytest.raises(StorageError, match="timeout"):
         write_chains(root, "mini", "gpt", NEW)
     assert texts(root) == ["d"]
@@ -131,8 +163,10 @@ def test_a_commit_that_raises_and_yet_came_to_pass_keeps_its_chains(tmp_path, mo
 def test_a_broken_commit_is_named_with_its_remedy(tmp_path, text):
     write_chains(str(tmp_path), "mini", "gpt", OLD)
     storage.write_bytes(f"{chains_location(str(tmp_path), 'mini', 'gpt')}/chains.json", text.encode())
-    with pytest.raises(ValueError, match=r"gpt/chains\.json: does not name a version.*import the chains"):
+    with pytest.raises(ValueError, match=r"gpt/chains\.json: does not name a version.*\(--replace\)"):
         texts(str(tmp_path))
+    write_chains(str(tmp_path), "mini", "gpt", NEW)
+    assert texts(str(tmp_path)) == ["d"] and len(files(str(tmp_path))) == 2
 
 
 def line(root, **fields):
@@ -148,54 +182,54 @@ def write_lines(folder, *rows):
 
 
 @pytest.mark.parametrize("candidate", [2**31, 2**40, -(2**31) - 1])
-def test_a_row_that_cannot_be_written_is_named_and_replaces_nothing(root, tmp_path, candidate):
-    before = texts(root, "rules", mini.DOMAINS)
-    place = write_lines(tmp_path, line(root), line(root, candidate=candidate))
+def test_a_row_that_cannot_be_written_is_named_and_replaces_nothing(mini_store, tmp_path, candidate):
+    before = texts(mini_store, "rules", mini.DOMAINS)
+    place = write_lines(tmp_path, line(mini_store), line(mini_store, candidate=candidate))
     with pytest.raises(ValueError, match=r"lines\.parquet, row 2: .* is out of range"):
-        import_chains(place, root, "mini", "rules", replace=True)
-    assert texts(root, "rules", mini.DOMAINS) == before
+        import_chains(place, mini_store, "mini", "rules", replace=True)
+    assert texts(mini_store, "rules", mini.DOMAINS) == before
 
 
 @pytest.mark.parametrize("field", ["text", "prompt_version", "model"])
-def test_half_of_a_surrogate_pair_replaces_nothing(root, tmp_path, field):
-    before = texts(root, "rules", mini.DOMAINS)
-    row = line(root)
+def test_half_of_a_surrogate_pair_replaces_nothing(mini_store, tmp_path, field):
+    before = texts(mini_store, "rules", mini.DOMAINS)
+    row = line(mini_store)
     row[field] = row[field].replace("<SUMMARY>", "<SUMMARY>\ud800") if field == "text" else "\ud800"
     turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": row.pop("text")}]
     given = row | {"messages": turns, "images": [row["id"]]}
     (tmp_path / "a.jsonl").write_text(json.dumps(given) + "\n")
     with pytest.raises(ValueError, match=r"a\.jsonl, line 1: "):
-        import_chains(str(tmp_path / "a.jsonl"), root, "mini", "rules", replace=True)
-    assert texts(root, "rules", mini.DOMAINS) == before
+        import_chains(str(tmp_path / "a.jsonl"), mini_store, "mini", "rules", replace=True)
+    assert texts(mini_store, "rules", mini.DOMAINS) == before
 
 
 @pytest.mark.parametrize("teacher", ["", " ", ".", "..", "../../../runs", "/abs", "a/b", "a\\b", "\0"])
 @pytest.mark.parametrize("replace", [False, True])
-def test_chains_are_imported_below_the_data_set_and_nowhere_else(root, tmp_path, teacher, replace):
-    before = {entry.location: entry.mtime_ns for entry in storage.list_entries(root)}
-    place = write_lines(tmp_path, line(root))
+def test_chains_are_imported_below_the_data_set_and_nowhere_else(mini_store, tmp_path, teacher, replace):
+    before = {entry.location: entry.mtime_ns for entry in storage.list_entries(mini_store)}
+    place = write_lines(tmp_path, line(mini_store))
     with pytest.raises(ValueError, match=r"the teacher .*; give another name"):
-        import_chains(place, root, "mini", teacher, replace)
-    assert {entry.location: entry.mtime_ns for entry in storage.list_entries(root)} == before
+        import_chains(place, mini_store, "mini", teacher, replace)
+    assert {entry.location: entry.mtime_ns for entry in storage.list_entries(mini_store)} == before
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_answers_that_were_paid_for_are_not_replaced(root, tmp_path, replace):
-    answer = f"{chains_location(root, 'mini', 'gpt')}/_journal/0123.json"
+def test_answers_that_were_paid_for_are_not_replaced(mini_store, tmp_path, replace):
+    answer = f"{chains_location(mini_store, 'mini', 'gpt')}/_journal/0123.json"
     storage.write_json(answer, {"domain": "flat", "row": {}})
     with pytest.raises(ValueError, match=r"holds answers of a teacher.* run the annotation again"):
-        import_chains(write_lines(tmp_path, line(root)), root, "mini", "gpt", replace)
+        import_chains(write_lines(tmp_path, line(mini_store)), mini_store, "mini", "gpt", replace)
     assert storage.exists(answer)
 
 
-def test_imported_chains_know_their_image(root, tmp_path):
-    index = sample_index(root, read_dataset_info(root, "mini"), ["flat"])
-    import_chains(write_lines(tmp_path, line(root)), root, "mini", "theirs")
-    chains = read_chains(root, "mini", "theirs", ["flat"], ["id", "image_sha256"])
+def test_imported_chains_know_their_image(mini_store, tmp_path):
+    index = sample_index(mini_store, read_dataset_info(mini_store, "mini"), ["flat"])
+    import_chains(write_lines(tmp_path, line(mini_store)), mini_store, "mini", "theirs")
+    chains = read_chains(mini_store, "mini", "theirs", ["flat"], ["id", "image_sha256"])
     assert chains["image_sha256"].to_pylist() == index["sha256"].to_pylist()[:1]
-    place = write_lines(tmp_path, line(root, image_sha256="0" * 64))
+    place = write_lines(tmp_path, line(mini_store, image_sha256="0" * 64))
     with pytest.raises(ValueError, match="row 1: the chain was written for another image"):
-        import_chains(place, root, "mini", "others")
+        import_chains(place, mini_store, "mini", "others")
 
 
 def test_chains_of_earlier_releases_know_no_image(tmp_path):

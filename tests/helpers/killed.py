@@ -11,7 +11,7 @@ import pytest
 from rdmldg_ray import storage
 from rdmldg_ray.storage import files
 
-_CHANGES = ("write_chunks", "delete_file", "delete_folder")
+_CHANGES = ("write_chunks", "write_if_unchanged", "delete_file", "delete_folder")
 
 
 class KilledError(BaseException):

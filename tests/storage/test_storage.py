@@ -1,8 +1,13 @@
 import os
 import pickle
 import resource
+import signal
+import subprocess
+import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import boto3
 import pyarrow as pa
@@ -44,10 +49,28 @@ def test_bytes_json_and_tables_come_back_as_written(root):
     assert storage.read_table(join(root, "c.parquet"), ["y"]).column_names == ["y"]
 
 
-def test_a_file_url_is_the_local_path(tmp_path):
-    storage.write_bytes(f"file://{tmp_path}/new/a", b"x")
-    assert (tmp_path / "new/a").read_bytes() == b"x"
-    assert storage.list_files(f"file://{tmp_path}") == [f"{tmp_path}/new/a"]
+@pytest.mark.parametrize(
+    "uri", ["file://{0}", "file://localhost{0}", "file:{0}", "file://{0}/", "file://{0}/new/.."]
+)
+def test_a_file_uri_is_the_local_path(tmp_path, uri):
+    folder = tmp_path / "Real World #1"
+    uri = uri.format(quote(str(folder)))
+    storage.write_bytes(join(uri, "new/a"), b"x")
+    assert (folder / "new/a").read_bytes() == b"x"
+    assert storage.list_files(uri) == [f"{folder}/new/a"]
+    assert storage.absolute(uri) == str(folder)
+    assert storage.folder_prefix(uri) == f"{folder}/"
+    storage.delete_folder(join(storage.absolute(uri), "new"))
+    assert storage.list_files(uri) == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["file://data", "file://data/a", "file:data", "file://", "file:", "file://localhost"]
+)
+def test_a_file_uri_that_names_no_path_is_refused(uri):
+    for operation in (storage.absolute, storage.exists):
+        with pytest.raises(StorageError, match=r"names no path of this machine; write file:///folder"):
+            operation(uri)
 
 
 @pytest.mark.parametrize("name", ["Real World/a b.txt", "ä/#?%20+&.txt", "[x]/*.txt", "a.tar.gz"])
@@ -89,6 +112,51 @@ def test_what_was_there_survives_a_failing_write(root):
         storage.write_chunks(join(root, "a"), broken(EOFError("cut short")))
     assert storage.read_bytes(join(root, "a")) == b"old"
     assert names(root) == ["a"]
+
+
+def test_a_file_is_written_only_in_the_place_of_what_was_read(root):
+    place = join(root, "new/a")
+    assert storage.read_if_there(place) is None
+    assert not storage.write_if_unchanged(place, b"1", b"0")
+    assert storage.write_if_unchanged(place, b"1", None)
+    assert not storage.write_if_unchanged(place, b"2", None)
+    assert not storage.write_if_unchanged(place, b"2", b"")
+    assert storage.read_if_there(place) == b"1"
+    assert storage.write_if_unchanged(place, b"3", b"1")
+    assert not storage.write_if_unchanged(place, b"2", b"1")
+    assert storage.read_if_there(place) == b"3"
+    assert names(root) == ["new/a"]
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_of_several_that_write_at_once_one_does(root, before):
+    for place in (join(root, str(number)) for number in range(4)):
+        if before is not None:
+            storage.write_bytes(place, before)
+        together = threading.Barrier(8)
+
+        def write(number, place=place, together=together):
+            together.wait()
+            return storage.write_if_unchanged(place, b"%d" % number, before)
+
+        with ThreadPoolExecutor(8) as pool:
+            wrote = list(pool.map(write, range(8)))
+        assert sum(wrote) == 1
+        assert storage.read_bytes(place) == b"%d" % wrote.index(True)
+    assert len(names(root)) == 4
+
+
+def test_a_process_that_was_killed_while_it_wrote_holds_up_nobody(tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from rdmldg_ray.storage import files\n"
+        "files.write_bytes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_if_unchanged(sys.argv[1], b'x', None)\n"
+    )
+    place = str(tmp_path / "a")
+    assert subprocess.run([sys.executable, "-c", script, place]).returncode == -signal.SIGKILL
+    assert storage.write_if_unchanged(place, b"y", None)
+    assert local_names(tmp_path) == ["a"]
 
 
 def test_files_are_listed_in_plain_string_order_with_their_suffix(root):

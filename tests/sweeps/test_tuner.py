@@ -66,6 +66,16 @@ def test_a_sweep_resumes_as_it_was_begun(recorded):
         recorded(**{"lora.rank": [8]})
 
 
+@pytest.mark.parametrize(
+    "other", ["engines.num_engines=2", "workers.max_failures=7", "workers.cpus_per_worker=1", "tracking=[]"]
+)
+def test_a_sweep_resumes_with_other_settings_that_change_no_result(recorded, other):
+    recorded()
+    recorded(other)
+    with pytest.raises(ConfigError, match="exists with other settings"):
+        recorded(other, "engines.dtype=bfloat16")
+
+
 def test_a_sweep_whose_chains_changed_does_not_go_on(recorded, tmp_path):
     recorded()
     chains = {name: read_chains(str(tmp_path), "mini", "rules", [name]) for name in mini.DOMAINS}

@@ -3,7 +3,9 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -86,3 +88,54 @@ def test_a_lock_that_another_took_meanwhile_is_left_to_it(tmp_path):
     with locked(location):
         hold(location)
     assert storage.read_json(location)["host"] == "another"
+
+
+def test_of_those_that_begin_in_one_moment_one_gets_it(root):
+    location = storage.join(root, "folder/_lock.json")
+    together, ended = threading.Barrier(8), threading.Barrier(8)
+
+    def take(number):
+        together.wait()
+        try:
+            with locked(location):
+                ended.wait()
+                return None
+        except ValueError as error:
+            ended.wait()
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(take, range(8)))
+    others = [message for message in told if message]
+    assert len(others) == 7
+    assert all(f"process {os.getpid()} on {socket.gethostname()} writes" in message for message in others)
+    assert storage.list_files(root) == []
+
+
+def test_of_those_that_find_a_killed_ones_lock_one_gets_it(root, monkeypatch):
+    location = storage.join(root, "_lock.json")
+    hold(location, renewed=time.time() - 1000)
+    write = storage.write_if_unchanged
+
+    def another_meanwhile(*arguments):
+        monkeypatch.setattr(storage, "write_if_unchanged", write)
+        hold(location)
+        return write(*arguments)
+
+    monkeypatch.setattr(storage, "write_if_unchanged", another_meanwhile)
+    with pytest.raises(ValueError, match="process 7 on another"), locked(location):
+        raise AssertionError("taken from its holder")
+
+
+def test_a_lock_is_renewed_while_it_is_held_and_only_then(root, monkeypatch):
+    monkeypatch.setattr("rdmldg_ray.teacher.lock._RENEW_EVERY_S", 0.05)
+    location = storage.join(root, "_lock.json")
+    with locked(location):
+        first = storage.read_json(location)
+        while (now := storage.read_json(location))["renewed"] == first["renewed"]:
+            time.sleep(0.01)
+        assert now == first | {"renewed": now["renewed"]}
+        hold(location)
+        others = storage.read_json(location)
+        time.sleep(0.2)
+        assert storage.read_json(location) == others

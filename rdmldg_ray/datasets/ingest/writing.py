@@ -113,7 +113,8 @@ def ingest(
             storage.delete_file(target.unpacked())
             sweep_parts(target.root, target.name, info.version)
         return info
-    before = _described(target)
+    description = info_location(target.root, target.name)
+    before = storage.read_if_there(description)
     if plan.rejects:
         storage.write_table(target.unread(), _reject_table(plan.rejects, None))
     source, unpacked = plan.source, target.unpacked()
@@ -141,13 +142,13 @@ def ingest(
         version=target.version,
     )
     missing = {target.part(shard) for shard in plan.shards} - _written(target, plan)
-    if (missing or _described(target) != before) and not is_ingested(plan):
+    described = storage.json_bytes({**asdict(info), "source": plan.source.location})
+    written = not missing and storage.write_if_unchanged(description, described, before)
+    if not written and not is_ingested(plan):  # by another process, of the same files
         raise ValueError(
-            f"{info_location(target.root, target.name)}: another ingest wrote the data set '{target.name}' "
-            "meanwhile; this one did not replace it, run it again if that is meant"
+            f"{description}: another ingest wrote the data set '{target.name}' meanwhile; this one did not "
+            "replace it, run it again if that is meant"
         )
-    described = {**asdict(info), "source": plan.source.location}
-    storage.write_json(info_location(target.root, target.name), described)
     storage.delete_file(unpacked)
     sweep_parts(target.root, target.name, target.version)
     return info
