@@ -17,13 +17,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-<<<<<<< HEAD
-from rdmldg_ray.config.load import ConfigError
-from rdmldg_ray.config.schema import RECORDED, Config, EnginesConfig
-=======
 from rdmldg_ray.config.load import ConfigError, changes_no_result, flatten_settings
-from rdmldg_ray.config.schema import Config, EnginesConfig
->>>>>>> issue-i
+from rdmldg_ray.config.schema import RECORDED, Config, EnginesConfig
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.runs.inputs import StageInputs
 from rdmldg_ray.runs.plan import plan_stages
@@ -236,12 +231,7 @@ def _record(location: str, config: Config, info: DatasetInfo, space: SweepSpace)
     with damage_told(file, f"restore it, or {remedy}"):
         before = dict(yaml.safe_load(read_bytes(file)))
         # A setting that is younger than the sweep had its default.
-<<<<<<< HEAD
-        recorded = Config.model_validate(before["config"], context=RECORDED)
-        config_before = recorded.model_dump(mode="json", exclude={"storage"})
-=======
-        config_before = Config.model_validate(before["config"])
->>>>>>> issue-i
+        config_before = Config.model_validate(before["config"], context=RECORDED)
         inputs_before = dict(before.get("inputs", now["inputs"]))
     if (before["space"], _of_results(config_before)) != (now["space"], _of_results(config)):
         raise ConfigError(f"sweep '{config.name}' exists with other settings (see {file}); {remedy}")
