@@ -640,10 +640,11 @@ def _located(config: Config) -> Config:
 def _open_dataset(config: Config) -> DatasetInfo:
     """Check what can be checked at once, and write the embedded data set when it is the one asked for."""
     check_base_model(config.model.path)
-    check_engine_build(config)
     check_writable(config.storage)
     write_embedded(config.storage, config.data.dataset)
-    return read_dataset_info(config.storage, config.data.dataset)
+    info = read_dataset_info(config.storage, config.data.dataset)
+    check_engine_build(config)
+    return info
 
 
 def _chains(location: str, table: pa.Table, verdict: Verdict) -> Chains:

@@ -263,9 +263,9 @@ def read_if_there(location: str) -> bytes | None:
     try:
         return read_bytes(location)
     except StorageError:
-        if _file_type(location) != fs.FileType.NotFound:
-            raise
-        return None
+        if _file_type(location) == fs.FileType.NotFound:
+            return None
+    return read_bytes(location)  # it may have been written since
 
 
 def open_input(location: str) -> io.BufferedReader:
