@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 TORCHVISION := $(VENV)/torchvision-for-tests
-# The quick tests run with two workers; see tests/conftest.py. None takes a crashed one's
+# Tests run with two workers; see tests/conftest.py. None takes a crashed one's
 # place, which may hang: https://github.com/pytest-dev/pytest-xdist/issues/1323
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
@@ -12,13 +12,13 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --
 demo: setup
 	$(BIN)/rdmldg demo
 
-# The quick tests first, and by themselves: no Ray in their process. The slow ones one after the other: each
-# takes both cores.
+# The quick tests first, and by themselves: no Ray in their process. Of the slow ones most time goes to starting
+# processes, which two at a time overlap.
 # torchvision lies apart from the rest, since transformers imports it wherever it is installed, which fails
 # beside the CPU build of torch; see tests/engines/test_families_real.py.
 test: test-quick
 	@test -d $(TORCHVISION) || $(BIN)/pip install --no-deps --target $(TORCHVISION) torchvision==0.28.0
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(PYTEST) -m slow
 
 test-quick: lint
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow"
