@@ -1,9 +1,11 @@
 """What several rooms' tests share. Heavy imports stay inside, so that the light tests start at once."""
 
+import atexit
 import io
 import os
 import shutil
 import signal
+import tempfile
 import uuid
 from contextlib import nullcontext
 
@@ -22,6 +24,9 @@ from tools import mini, s3_server
 
 # Ray reads these when it is first imported, which some test modules do: loopback only, no token.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# What torch would compile for a test, and the locks that a test leaves there, are not the user's.
+os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp(prefix="rdmldg-extensions-")
+atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
 # A shell without job control has what it starts in the background ignore SIGINT, and a child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest's readline sets them for the workers of pytest-xdist, and rich keeps to what it finds when imported.
