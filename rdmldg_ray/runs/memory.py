@@ -14,6 +14,7 @@ from typing import Any
 from rdmldg_ray.config.schema import Config, TrainingConfig
 from rdmldg_ray.models.families import FAMILIES, Family
 from rdmldg_ray.models.folder import TINY_BASE, looks_local
+from rdmldg_ray.storage import absolute
 
 GIB = 2**30
 GPUS = {"24 GB": 22.0, "48 GB": 44.5, "80 GB": 79.1, "141 GB": 139.8}
@@ -202,7 +203,7 @@ def read_model_config(path: str, download: bool) -> dict[str, Any] | None:
         path: the setting ``model.path``.
     """
     if path == "tiny" or looks_local(path):
-        file: Any = (TINY_BASE if path == "tiny" else Path(path).expanduser()) / "config.json"
+        file: Any = (TINY_BASE if path == "tiny" else Path(absolute(path))) / "config.json"
     else:
         from huggingface_hub import hf_hub_download
 
