@@ -13,9 +13,13 @@ and chains of about 300 tokens:
 A step's time is that of forward, backward, clipping and optimizer, in one process without DeepSpeed. MFU is
 what training logs: operations that the model needs for the tokens, padding left out, over the device's peak.
 Attention counts as if it were not masked, for all variants alike. ``grad_rel_err`` is the relative difference
-of gradients to those of two passes, in bfloat16.
+of gradients to those of two passes, in bfloat16. ``predicted_gib`` is what the doctor's memory model says of
+the step's peak, for chains of the longest length.
 
-This has not been run on a GPU yet. Without one it runs, but for ``flex``, as ``--sizes tiny`` shows.
+    python -m benchmarks.bench_mtct_gpu --sizes 8b --largest > memory.json
+
+finds the most images of the longest chains that a step can have on a GPU of 48 and of 80 GB, by limiting what
+the allocator may take. Without a GPU all but ``flex`` and memory is shown, as ``--sizes tiny`` does.
 """
 
 import argparse
@@ -32,6 +36,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
+from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import LoraConfig
 from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.models.loading import add_lora
@@ -39,6 +44,7 @@ from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
 from rdmldg_ray.mtct.metrics import passes_of, peak_flops
 from rdmldg_ray.mtct.shared_prefix import Branch, Layout, additive_mask, lay_out
+from rdmldg_ray.runs.memory import GPUS, TrainingMemory, model_shape, training_memory
 
 IMAGE_SIZE, IMAGE_TOKENS, IMAGE_TOKEN = 448, 256, 5
 # As many tokens as the prompts have with 65 class names, and as many as a label and a chain.
@@ -46,6 +52,7 @@ QUESTION, DIRECT_TAIL, REASONING_TAIL, LABEL, CHAIN = 230, 8, 16, 4, (240, 360)
 # FlexAttention compiles anew for the first few lengths.
 WARM_UP = 3
 GIB = 2**30
+CONTEXT_GIB = 0.6
 
 # Qwen2.5's decoders. The vision encoder is InternViT-300M in all, transformers' default.
 DECODERS = {
@@ -105,8 +112,8 @@ class Timings:
 class Bench:
     """One model, and the variants of its step."""
 
-    def __init__(self, size: str, images: int, checkpointing: bool, device: str):
-        self.device, self.images = torch.device(device), images
+    def __init__(self, size: str, checkpointing: bool, device: str, question: int = QUESTION):
+        self.device, self.question = torch.device(device), question
         torch.manual_seed(0)
         with self.device:
             self.plain = AutoModelForImageTextToText.from_config(
@@ -127,19 +134,21 @@ class Bench:
         self.timings = {variant: Timings() for variant in self.variants}
         self.rng = np.random.default_rng(0)
 
-    def batch(self) -> tuple[torch.Tensor, dict[str, list[Layout]]]:
-        """Pixels, and for each variant what its passes lay out."""
-        shape = (self.images, 3, IMAGE_SIZE, IMAGE_SIZE)
+    def batch(
+        self, images: int, chain: tuple[int, int] = CHAIN
+    ) -> tuple[torch.Tensor, dict[str, list[Layout]]]:
+        """Pixels, and for each variant what its passes lay out; chains have ``chain[0]`` tokens or more."""
+        shape = (images, 3, IMAGE_SIZE, IMAGE_SIZE)
         pixels = torch.randn(shape, device=self.device, dtype=torch.bfloat16)
         # All rows have the same question, as all images of a data set have.
-        prefix = [IMAGE_TOKEN] * IMAGE_TOKENS + self._tokens(QUESTION)
+        prefix = [IMAGE_TOKEN] * IMAGE_TOKENS + self._tokens(self.question)
         direct_tail, reasoning_tail = self._tokens(DIRECT_TAIL), self._tokens(REASONING_TAIL)
-        direct = [[Branch(DIRECT, direct_tail, self._tokens(LABEL))] for _ in range(self.images)]
+        direct = [[Branch(DIRECT, direct_tail, self._tokens(LABEL))] for _ in range(images)]
         reasoning = [
-            [Branch(REASONING, reasoning_tail, self._tokens(int(self.rng.integers(*CHAIN))))]
-            for _ in range(self.images)
+            [Branch(REASONING, reasoning_tail, self._tokens(int(self.rng.integers(*chain))))]
+            for _ in range(images)
         ]
-        prefixes = [prefix] * self.images
+        prefixes = [prefix] * images
         both = lay_out(prefixes, [a + b for a, b in zip(direct, reasoning, strict=True)], pad_id=0)
         alone = [lay_out(prefixes, one, pad_id=0) for one in (direct, reasoning)]
         return pixels, {"shared": [both], "flex": [both], "two_pass": alone}
@@ -166,25 +175,56 @@ class Bench:
             use_cache=False,
         ).logits
         targets, pathway = layout.targets.to(self.device), layout.target_pathway.to(self.device)
-        return pathway_losses(logits, targets, pathway, "sum").weighted_sum(1.0, 1.0) / self.images
+        return pathway_losses(logits, targets, pathway, "sum").weighted_sum(1.0, 1.0) / len(pixels)
 
-    def round(self) -> None:
+    def round(self, images: int) -> None:
         """A step of each variant on the same images."""
-        pixels, layouts = self.batch()
+        pixels, layouts = self.batch(images)
         for variant in self.variants:
             timings = self.timings[variant]
             timings.flops.append(sum(self._needed(pixels, layout, variant) for layout in layouts[variant]))
             self._choose(variant)
             started = self._start()
-            self._backward(pixels, layouts[variant], variant)
-            torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-            self.optimizer.step()
+            self.step(pixels, layouts[variant], variant)
             self._finish(started, timings)
-            self.optimizer.zero_grad()
 
-    def gradient_errors(self) -> dict[str, float]:
+    def step(self, pixels: torch.Tensor, layouts: list[Layout], variant: str) -> None:
+        """Forward, backward, clipping and optimizer."""
+        self._backward(pixels, layouts, variant)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def largest(self, gib: float, predicted: int) -> int:
+        """The most images of the longest chains that a step may have in so much memory."""
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
+
+        def fits(images: int) -> bool:
+            gc.collect()
+            torch.cuda.empty_cache()
+            try:
+                pixels, layouts = self.batch(images, (CHAIN[1], CHAIN[1] + 1))
+                self.step(pixels, layouts["shared"], "shared")
+            except torch.OutOfMemoryError:
+                self.optimizer.zero_grad()
+                return False
+            return True
+
+        images = max(1, predicted)
+        if fits(images):
+            while fits(images + 1):
+                images += 1
+        else:
+            images -= 1
+            while images and not fits(images):
+                images -= 1
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        return images
+
+    def gradient_errors(self, images: int) -> dict[str, float]:
         """Relative differences of the variants' gradients to those of two passes."""
-        pixels, layouts = self.batch()
+        pixels, layouts = self.batch(images)
         found = {}
         for variant in self.variants:
             self._choose(variant)
@@ -227,15 +267,38 @@ class Bench:
         timings.seconds.append(time.perf_counter() - started)
 
 
-def measure(size: str, images: int, rounds: int, checkpointing: bool, device: str) -> dict[str, Any]:
+def predicted(size: str, checkpointing: bool, question: int) -> TrainingMemory:
+    """What the memory model says of a step with the longest chains."""
+    described = model_config(size).to_dict()
+    tokens = IMAGE_TOKENS + question + DIRECT_TAIL + LABEL + REASONING_TAIL + CHAIN[1]
+    config = load_config(
+        "pacs-internvl3-8b",
+        [
+            f"workers.gradient_checkpointing={checkpointing}",
+            "workers.num_workers=1",
+            f"model.max_length={tokens}",
+            f"sarr.max_new_tokens={CHAIN[1]}",
+            f"evaluation.max_new_tokens={CHAIN[1]}",
+        ],
+    )
+    # Without DeepSpeed, whose buffers and copies it counts from stage 1 on.
+    workers = config.workers.model_copy(update={"zero_stage": 0})
+    config = config.model_copy(update={"workers": workers})
+    return training_memory(config, model_shape(config, described), config.mtct)
+
+
+def measure(
+    size: str, images: int, rounds: int, checkpointing: bool, device: str, question: int = QUESTION
+) -> dict[str, Any]:
     """All variants of one size."""
-    bench = Bench(size, images, checkpointing, device)
-    errors = bench.gradient_errors()
+    bench = Bench(size, checkpointing, device, question)
+    errors = bench.gradient_errors(images)
     for _ in range(WARM_UP + rounds):
-        bench.round()
+        bench.round(images)
     peak = peak_flops(torch.cuda.get_device_name()) if bench.device.type == "cuda" else None
     results = {variant: t.summary(images, peak) for variant, t in bench.timings.items()}
-    [layout] = bench.batch()[1]["shared"]
+    [layout] = bench.batch(images)[1]["shared"]
+    memory = predicted(size, checkpointing, question)
     return {
         "parameters": bench.parameters,
         "images": images,
@@ -243,6 +306,8 @@ def measure(size: str, images: int, rounds: int, checkpointing: bool, device: st
         "tokens_per_image": round(int(layout.segments.ge(0).sum()) / images, 1),
         "prefix_tokens": int((layout.segments[0] == 0).sum()),
         "grad_rel_err": errors,
+        # The allocator's own figure knows nothing of CUDA's context.
+        "predicted_gib": round((memory.total(images) - memory.total(0)) / GIB, 2),
         **results,
         **{
             f"{variant}_over_shared": round(result["step_s"] / results["shared"]["step_s"], 3)
@@ -252,19 +317,41 @@ def measure(size: str, images: int, rounds: int, checkpointing: bool, device: st
     }
 
 
+def largest(size: str, checkpointing: bool, device: str, question: int) -> dict[str, Any]:
+    """Of one size, the largest micro-batches, as found and as the memory model says, by kind of GPU."""
+    bench = Bench(size, checkpointing, device, question)
+    memory = predicted(size, checkpointing, question)
+    found: dict[str, Any] = {"gradient_checkpointing": checkpointing, "tokens": memory.tokens}
+    room = torch.cuda.get_device_properties(bench.device).total_memory / GIB
+    for kind, gib in GPUS.items():
+        if gib <= room + 1:
+            said = memory.largest_micro_batch(gib * GIB)
+            # What CUDA's context takes of such a GPU is not the allocator's.
+            found[kind] = {"predicted": said, "found": bench.largest(gib - CONTEXT_GIB, said)}
+            print(size, kind, found[kind], file=sys.stderr, flush=True)
+    return found
+
+
 def main() -> int:
     """Print one JSON object, ``sizes.<size>.<variant>``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", default="1b,2b,8b", help=f"of {', '.join(DECODERS)}, separated by commas")
     parser.add_argument("--images", type=int, default=4, help="in a step")
+    parser.add_argument("--question", type=int, default=QUESTION, help="tokens of the prompt's text")
     parser.add_argument("--rounds", type=int, default=10, help="steps of each variant, after warming up")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="as the setting")
+    parser.add_argument("--largest", action="store_true", help="find the largest micro-batches instead")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = {}
     for size in args.sizes.split(","):
-        sizes[size] = measure(size, args.images, args.rounds, args.gradient_checkpointing, device)
-        print(size, json.dumps(sizes[size]), file=sys.stderr)
+        if args.largest:
+            sizes[size] = largest(size, args.gradient_checkpointing, device, args.question)
+        else:
+            sizes[size] = measure(
+                size, args.images, args.rounds, args.gradient_checkpointing, device, args.question
+            )
+        print(size, json.dumps(sizes[size]), file=sys.stderr, flush=True)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(json.dumps({"torch": torch.__version__, "device": name, "sizes": sizes}, indent=1))
     return 0

@@ -16,6 +16,14 @@ with a fixed number of draws, to compare the price of an accepted chain.
 
 measures something else: the driver's memory in rounds of so many images (IconBed's, repeated under
 other ids, with chains of four tokens).
+
+With ``engines.gpus_per_engine=1`` each of the three takes a GPU of its own. On a machine with one they share
+it, where Ray is told of three and that it leaves CUDA_VISIBLE_DEVICES alone:
+
+    export RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES=1
+    ray start --head --num-gpus 3
+    RAY_ADDRESS=127.0.0.1:6379 python -m benchmarks.bench_sarr engines.gpus_per_engine=1 \\
+        workers.gpus_per_worker=1 engines.gpu_memory_utilization=0.3
 """
 
 import argparse
@@ -75,9 +83,13 @@ class BareVllm:
             dtype=config.engines.dtype,
             max_model_len=config.model.max_length,
             limit_mm_per_prompt={"image": 1},
-            enforce_eager=True,
-            enable_chunked_prefill=False,
+            mm_processor_kwargs=config.model.mm_processor_kwargs or None,
             disable_log_stats=True,
+            **(
+                {"gpu_memory_utilization": config.engines.gpu_memory_utilization}
+                if config.engines.gpus_per_engine
+                else {"enforce_eager": True, "enable_chunked_prefill": False}
+            ),
         )
         self.cold_start = time.perf_counter() - started
 
@@ -108,7 +120,9 @@ class Transformers:
         torch.manual_seed(SEED)
         self.batch_size = config.engines.batch_size
         self.max_new_tokens = config.sarr.max_new_tokens
-        self.model: Any = load_base(Path(model), config.model).eval()
+        self.settings = config.model.mm_processor_kwargs
+        self.device = "cuda" if config.engines.gpus_per_engine else "cpu"
+        self.model: Any = load_base(Path(model), config.model).to(self.device).eval()
         self.processor = load_processor(Path(model))
         self.processor.tokenizer.padding_side = "left"
         self.prompt = PathwayPrompts(self.processor, class_names).reasoning_text
@@ -122,8 +136,12 @@ class Transformers:
         for first in range(0, len(images), self.batch_size):
             batch = [[decode_image("", image)] for image in images[first : first + self.batch_size]]
             inputs = self.processor(
-                text=[self.prompt] * len(batch), images=batch, padding=True, return_tensors="pt"
-            )
+                text=[self.prompt] * len(batch),
+                images=batch,
+                padding=True,
+                return_tensors="pt",
+                **self.settings,
+            ).to(self.device, self.model.dtype)
             with torch.inference_mode():
                 ids = self.model.generate(
                     **inputs, do_sample=True, temperature=TEMPERATURE, max_new_tokens=self.max_new_tokens
@@ -138,6 +156,7 @@ class Transformers:
 def main() -> None:
     """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the recipe")
     parser.add_argument("--recipe", default="iconbed")
     parser.add_argument("--held-out", default="flat")
     parser.add_argument("--adapter", help="an adapter that a training left; without it the base")
@@ -154,6 +173,7 @@ def main() -> None:
             f"storage={root}",
             f"engines.num_engines={engines}",
             f"data.held_out={arguments.held_out}",
+            *arguments.overrides,
         ]
         config = load_config(arguments.recipe, overrides)
         with ray_session(config):
@@ -178,10 +198,12 @@ def measure(config: Config, arguments: argparse.Namespace, folder: Path) -> dict
 
     options: dict[str, Any] = {
         "num_cpus": config.engines.cpus_per_engine,
+        "num_gpus": config.engines.gpus_per_engine,
         "runtime_env": {
             "env_vars": engine_environment(config.engines) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
         },
     }
+    say("vllm starts")
     bare: Any = ray.remote(BareVllm).options(**options).remote(config, merged, classes)
     bare_start = ray.get(bare.seconds_to_start.remote())
     plain: Any = ray.remote(Transformers).options(**options).remote(config, merged, classes)
