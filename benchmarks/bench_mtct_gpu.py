@@ -41,10 +41,11 @@ from rdmldg_ray.config.schema import LoraConfig
 from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.models.loading import add_lora
 from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
-from rdmldg_ray.mtct.loss import DIRECT, REASONING, pathway_losses
+from rdmldg_ray.mtct.loss import DIRECT, REASONING, reduce_token_losses
 from rdmldg_ray.mtct.metrics import passes_of, peak_flops
+from rdmldg_ray.mtct.output_layer import TargetLoss
 from rdmldg_ray.mtct.shared_prefix import Branch, Layout, additive_mask, lay_out
-from rdmldg_ray.runs.memory import GPUS, TrainingMemory, model_shape, training_memory
+from rdmldg_ray.runs.memory import CONTEXT, GPUS, TrainingMemory, model_shape, training_memory
 
 IMAGE_SIZE, IMAGE_TOKENS, IMAGE_TOKEN = 448, 256, 5
 # As many tokens as the prompts have with 65 class names, and as many as a label and a chain.
@@ -52,7 +53,8 @@ QUESTION, DIRECT_TAIL, REASONING_TAIL, LABEL, CHAIN = 230, 8, 16, 4, (240, 360)
 # FlexAttention compiles anew for the first few lengths.
 WARM_UP = 3
 GIB = 2**30
-CONTEXT_GIB = 0.6
+# Of a GPU's memory that is CUDA's own, and not the allocator's.
+CUDA_GIB = 0.6
 
 # Qwen2.5's decoders. The vision encoder is InternViT-300M in all, transformers' default.
 DECODERS = {
@@ -124,6 +126,7 @@ class Bench:
             self.plain.gradient_checkpointing_enable({"use_reentrant": False})
         # Adapters in bfloat16 too, as DeepSpeed has them.
         self.model = add_lora(self.plain, FAMILIES["internvl"], LoraConfig()).to(torch.bfloat16).train()
+        self.target_loss = TargetLoss(self.plain)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         for name, parameter in self.model.named_parameters():
             if "lora_B" in name:  # at its start of zero, half of the gradients are
@@ -166,16 +169,17 @@ class Bench:
                 mask = block_mask(segments)
             case "two_pass":
                 mask = segments.ge(0).long()
-        logits = self.model(
-            input_ids=layout.input_ids.to(self.device),
-            position_ids=layout.position_ids.to(self.device),
-            attention_mask=mask,
-            logits_to_keep=layout.keep.to(self.device),
-            pixel_values=pixels,
-            use_cache=False,
-        ).logits
-        targets, pathway = layout.targets.to(self.device), layout.target_pathway.to(self.device)
-        return pathway_losses(logits, targets, pathway, "sum").weighted_sum(1.0, 1.0) / len(pixels)
+        with self.target_loss.of(layout.targets.to(self.device)):
+            token_losses = self.model(
+                input_ids=layout.input_ids.to(self.device),
+                position_ids=layout.position_ids.to(self.device),
+                attention_mask=mask,
+                logits_to_keep=layout.keep.to(self.device),
+                pixel_values=pixels,
+                use_cache=False,
+            ).logits
+        losses = reduce_token_losses(token_losses, layout.target_pathway.to(self.device), "sum")
+        return losses.weighted_sum(1.0, 1.0) / len(pixels)
 
     def round(self, images: int) -> None:
         """A step of each variant on the same images."""
@@ -307,7 +311,7 @@ def measure(
         "prefix_tokens": int((layout.segments[0] == 0).sum()),
         "grad_rel_err": errors,
         # The allocator's own figure knows nothing of CUDA's context.
-        "predicted_gib": round((memory.total(images) - memory.total(0)) / GIB, 2),
+        "predicted_gib": round((memory.total(images) - CONTEXT) / GIB, 2),
         **results,
         **{
             f"{variant}_over_shared": round(result["step_s"] / results["shared"]["step_s"], 3)
@@ -326,8 +330,7 @@ def largest(size: str, checkpointing: bool, device: str, question: int) -> dict[
     for kind, gib in GPUS.items():
         if gib <= room + 1:
             said = memory.largest_micro_batch(gib * GIB)
-            # What CUDA's context takes of such a GPU is not the allocator's.
-            found[kind] = {"predicted": said, "found": bench.largest(gib - CONTEXT_GIB, said)}
+            found[kind] = {"predicted": said, "found": bench.largest(gib - CUDA_GIB, said)}
             print(size, kind, found[kind], file=sys.stderr, flush=True)
     return found
 

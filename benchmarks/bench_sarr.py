@@ -122,7 +122,8 @@ class Transformers:
         self.max_new_tokens = config.sarr.max_new_tokens
         self.settings = config.model.mm_processor_kwargs
         self.device = "cuda" if config.engines.gpus_per_engine else "cpu"
-        self.model: Any = load_base(Path(model), config.model).to(self.device).eval()
+        base: Any = load_base(Path(model), config.model)
+        self.model = base.to(self.device).eval()
         self.processor = load_processor(Path(model))
         self.processor.tokenizer.padding_side = "left"
         self.prompt = PathwayPrompts(self.processor, class_names).reasoning_text

@@ -1,4 +1,4 @@
-"""The MTCT loss, as a plain function of logits and targets."""
+"""The MTCT loss, as plain functions: of logits and targets, and of the targets' own losses."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -42,13 +42,20 @@ def pathway_losses(
         target_pathway: (B, K) DIRECT, REASONING, or -1 where a row predicts nothing.
         label_reduction: how the direct pathway's tokens are reduced.
     """
-    nll = functional.cross_entropy(
+    token_losses = functional.cross_entropy(
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none"
     ).view_as(targets)
+    return reduce_token_losses(token_losses, target_pathway, label_reduction)
+
+
+def reduce_token_losses(
+    token_losses: torch.Tensor, target_pathway: torch.Tensor, label_reduction: Literal["sum", "mean"]
+) -> PathwayLosses:
+    """The same from (B, K) -log p of each target, in nats; 0 where a row predicts nothing."""
 
     def reduce(pathway: int, reduction: str) -> torch.Tensor:
         mine = target_pathway == pathway
-        total = (nll * mine).sum(dim=1)
+        total = (token_losses * mine).sum(dim=1)
         return total / mine.sum(dim=1).clamp(min=1) if reduction == "mean" else total
 
     return PathwayLosses(direct=reduce(DIRECT, label_reduction), reasoning=reduce(REASONING, "mean"))

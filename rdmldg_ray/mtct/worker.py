@@ -44,8 +44,9 @@ from rdmldg_ray.mtct.checks import check_finite, memory_explained
 from rdmldg_ray.mtct.collate import MicroBatch, MtctCollator, StepBatch
 from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
 from rdmldg_ray.mtct.job import ADAPTER_FOLDER, METRICS_FILE, TrainJob
-from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses, pathway_losses
+from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses, reduce_token_losses
 from rdmldg_ray.mtct.metrics import Meter, describe, json_line
+from rdmldg_ray.mtct.output_layer import TargetLoss
 from rdmldg_ray.mtct.parameter_groups import parameter_groups
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.mtct.safe_loading import weights_only
@@ -80,6 +81,7 @@ class TrainWorker:
         self.model = self._load_model(base)
         leave_out_tied(self.model)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.target_loss = TargetLoss(plain_model(self.model))
         self.engine = self._initialize_deepspeed()
         self.prompts = PathwayPrompts(
             load_processor(base), job.class_names, job.config.model.mm_processor_kwargs
@@ -265,27 +267,25 @@ class TrainWorker:
         }
 
     def _forward(self, micro: MicroBatch) -> PathwayLosses:
-        device, layout = self.engine.device, micro.layout
-        return pathway_losses(
-            self._logits(self.engine, micro),
-            layout.targets.to(device),
-            layout.target_pathway.to(device),
-            self.job.config.mtct.label_reduction,
-        )
+        token_losses = self._token_losses(self.engine, micro)
+        pathway = micro.layout.target_pathway.to(self.engine.device)
+        return reduce_token_losses(token_losses, pathway, self.job.config.mtct.label_reduction)
 
-    def _logits(self, model: torch.nn.Module, micro: MicroBatch) -> torch.Tensor:
+    def _token_losses(self, model: torch.nn.Module, micro: MicroBatch) -> torch.Tensor:
+        """(B, K) -log p of each target, in nats."""
         device, layout = self.engine.device, micro.layout
         segments = layout.segments.to(device)
         dtype = getattr(torch, self.job.config.model.dtype)
         base = plain_model(self.model)
         inputs = micro.model_inputs | decoder_inputs(self.family, base, layout, micro.model_inputs)
-        return model(
-            input_ids=layout.input_ids.to(device),
-            attention_mask=block_mask(segments) if self._flex else additive_mask(segments, dtype),
-            logits_to_keep=layout.keep.to(device),
-            use_cache=False,
-            **{name: value.to(device) for name, value in inputs.items()},
-        ).logits
+        with self.target_loss.of(layout.targets.to(device)):
+            return model(
+                input_ids=layout.input_ids.to(device),
+                attention_mask=block_mask(segments) if self._flex else additive_mask(segments, dtype),
+                logits_to_keep=layout.keep.to(device),
+                use_cache=False,
+                **{name: value.to(device) for name, value in inputs.items()},
+            ).logits
 
     def _checkpoint(self, step: int, metrics: dict[str, float | None]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -357,9 +357,7 @@ class TrainWorker:
         layout = lay_out(encoded.prefixes, [branches], prompts.processor.tokenizer.pad_token_id)
         micro = MicroBatch([sample["id"]], layout, encoded.model_inputs)
         # Not through DeepSpeed, which would bring autocast with it: the engines compute in full.
-        logits = self._logits(self.engine.module, micro).float()
-        targets = layout.targets.to(logits.device)
-        tokens = iter(logits.log_softmax(-1).gather(2, targets[..., None]).flatten().tolist())
+        tokens = iter((-self._token_losses(self.engine.module, micro)).flatten().tolist())
         return (list(itertools.islice(tokens, len(branch.target))) for branch in branches)
 
     def _write_outputs(self, known: pa.Table) -> None:

@@ -55,7 +55,11 @@ def adapter(rows, tmp_path_factory):
 def engine(request):
     if request.param > GPUS:
         pytest.skip(f"{GPUS} GPU")
-    settings = [f"engines.gpus_per_engine={request.param}", "engines.gpu_memory_utilization=0.3"]
+    settings = [
+        "workers.gpus_per_worker=1",
+        f"engines.gpus_per_engine={request.param}",
+        "engines.gpu_memory_utilization=0.3",
+    ]
     config = load_config("demo", [*settings, "engines.dtype=bfloat16"])
     with pytest.MonkeyPatch.context() as environment:
         for name, value in engine_environment(config.engines).items():

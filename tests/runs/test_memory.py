@@ -10,12 +10,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.models.loading import make_trainable
+from rdmldg_ray.mtct import output_layer
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
 from rdmldg_ray.runs.doctor import check_gpu_memory
 from rdmldg_ray.runs.memory import (
     GIB,
     GPUS,
+    LOSS,
     engine_memory,
     kept_activations,
     model_shape,
@@ -290,3 +292,7 @@ def test_what_does_not_fit_is_told_with_a_micro_batch_that_does(tmp_path):
 def test_it_is_not_known_without_gpus_or_the_models_config(tmp_path):
     assert run_memory(load_config("demo")) is None
     assert run_memory(load_config("pacs-internvl3-8b", ["model.path=no-such-org/no-such-model"])) is None
+
+
+def test_the_memory_of_logits_is_that_of_a_chunk():
+    assert LOSS == 12 * output_layer.CHUNK
