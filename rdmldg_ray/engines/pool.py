@@ -261,7 +261,7 @@ def engine_environment(engines: EnginesConfig) -> dict[str, str]:
     """What vLLM reads from the environment of an engine."""
     if engines.gpus_per_engine > 0:
         # The model runner of CPUs as well, with which reloading, scores and seeds are tested. By itself vLLM
-        # takes its second one where there is Triton; that has not been run with this package yet.
+        # takes its second one where there is Triton; that one has not been run with this package.
         # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/config/vllm.py#L703-L737
         return {"VLLM_USE_V2_MODEL_RUNNER": "0"}
     return {
