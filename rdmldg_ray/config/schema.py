@@ -107,8 +107,8 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager", "flex"] = Field(
         "sdpa",
         description="Attention in training. 'flex' is torch's FlexAttention in the decoder, which skips the "
-        "blocks that the pathways mask from each other: faster, the more the longer prompts are. It trains on "
-        "GPUs only, and compiles its kernels at the start.",
+        "blocks that the pathways mask from each other: the longer the prompts, the more it saves. It trains "
+        "on GPUs only, and compiles its kernels at the start.",
     )
     max_length: Positive = Field(4096, description="Maximum length of prompt plus answer, in tokens.")
     mm_processor_kwargs: dict[str, Any] = Field(
