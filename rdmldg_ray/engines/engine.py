@@ -1,5 +1,6 @@
 """One vLLM engine, to be run as a Ray actor."""
 
+import logging
 import socket
 import tempfile
 import threading
@@ -8,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,6 +70,8 @@ ANSWER_SCHEMA = pa.schema(
 _RESET_TIMEOUT_S = 30.0
 _RESET_POLL_S = 0.1
 
+_log = logging.getLogger(__name__)
+
 _NO_ANSWER = {"text": "", "num_tokens": 0, "logprob": 0.0, "finished": False}
 
 
@@ -100,8 +103,8 @@ class Engine:
     """A vLLM engine over one model, with merged weights.
 
     LoRA sits on the vision encoder as well as on the decoder, which vLLM would silently ignore;
-    so the adapter is merged on the engine's own node. vLLM starts with the base, whose folder stays,
-    and takes merged weights by reloading, from a folder that is gone as soon as they are read.
+    so the adapter is merged on the engine's own node. vLLM starts with the base, and takes merged weights by
+    reloading, each as soon as it is merged.
 
     Processes that vLLM starts end with the actor, however that ends: Ray kills the actor's process group,
     which vLLM's processes do not leave, unless the cluster sets RAY_process_group_cleanup_enabled=0.
@@ -134,11 +137,9 @@ class Engine:
             how: Literal["start", "reload"] = "reload" if self.llm else "start"
             if not self.llm:
                 self._start()
-            if adapter:
-                with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
-                    self._reload(self._merge(adapter, Path(folder)))
-            elif how == "reload":
-                self._reload(self.base)
+            if adapter or how == "reload":
+                with tempfile.TemporaryDirectory(prefix="rdmldg-adapter-") as folder:
+                    self._reload(download_folder(adapter, Path(folder)) if adapter else None)
             seconds = time.perf_counter() - started
             return LoadReport(how, seconds, self._check_parity(adapter) if adapter else None)
 
@@ -352,13 +353,6 @@ class Engine:
         known = as_known(read_table(join(adapter, PARITY_FILE)))
         return check_parity(known, self.score_answers(known), self.config.engines)
 
-    def _merge(self, adapter: str, folder: Path) -> Path:
-        from rdmldg_ray.models.loading import save_merged
-
-        local = download_folder(adapter, folder / "adapter")
-        save_merged(self.base, local, self.config.model, folder / "merged")
-        return folder / "merged"
-
     def _start(self) -> None:
         from vllm import LLM
 
@@ -391,6 +385,7 @@ class Engine:
                 mm_processor_kwargs=settings or None,
                 seed=self.config.seed,
                 disable_log_stats=True,
+                worker_extension_cls="rdmldg_ray.engines.reloading.MergingWorker",
                 **machine,
             )
         # No room for weights or KV cache, a model class that vLLM lacks, and more: all kinds of error.
@@ -400,7 +395,9 @@ class Engine:
             text = " ".join(str(error).split())[-600:]
             raise EngineError(f"vLLM does not start with {self.base}: {text}") from error
 
-    def _reload(self, model: Path) -> None:
+    def _reload(self, trained: Path | None) -> None:
+        from rdmldg_ray.models.merging import UnsupportedMergeError, plan_merge
+
         # The reload empties the worker's cache of encoded images but not the scheduler's, and an
         # image seen earlier would then end the engine; so all caches go first.
         # https://github.com/vllm-project/vllm/issues/44910
@@ -409,11 +406,27 @@ class Engine:
             self._reset_prefix_cache()
             self.llm.llm_engine.reset_mm_cache()
             self.llm.llm_engine.reset_encoder_cache()
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
-            # vLLM notes the weights' folder as the model's, and in one process would look there for the
-            # processor, long after the folder is gone.
-            # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/model_loader/reload/inplace.py#L84
-            self.llm.llm_engine.model_config.model = str(self.base)
+            try:
+                merge = asdict(plan_merge(self.base, trained))
+            except UnsupportedMergeError as error:
+                assert trained
+                _log.warning("merged weights are written to disk first: %s", error)
+                self._reload_written(trained)
+            else:
+                dtype = self.config.model.dtype
+                self.llm.collective_rpc("reload_merged", kwargs={"merge": merge, "dtype": dtype})
+
+    def _reload_written(self, trained: Path) -> None:
+        from rdmldg_ray.models.loading import save_merged
+
+        with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
+            save_merged(self.base, trained, self.config.model, Path(folder) / "merged")
+            path = str(Path(folder) / "merged")
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        # vLLM notes the weights' folder as the model's, and in one process would look there for the
+        # processor, long after the folder is gone.
+        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/model_loader/reload/inplace.py#L84
+        self.llm.llm_engine.model_config.model = str(self.base)
 
     def _reset_prefix_cache(self) -> None:
         """Have vLLM forget keys and values of earlier weights, once no request uses them.

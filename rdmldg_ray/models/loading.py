@@ -19,7 +19,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from rdmldg_ray.config.schema import LoraConfig, ModelConfig
 from rdmldg_ray.models.families import FAMILIES, Family
 
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _TRAINED_WEIGHTS = "trained{suffix}.safetensors"  # in shards when they are large
 
 
@@ -120,7 +121,7 @@ def plain_model(model: Any) -> Any:
 def load_merged(base: Path, trained: Path, config: ModelConfig) -> PreTrainedModel:
     """Base and what ``save_trained`` left, as one plain model."""
     model = load_base(base, config)
-    if (trained / _ADAPTER_CONFIG).is_file():
+    if (trained / ADAPTER_CONFIG).is_file():
         merged: PreTrainedModel = PeftModel.from_pretrained(model, trained).merge_and_unload()
         return merged
     return _with_weights(model, trained)
@@ -165,11 +166,20 @@ def rename_published(folder: Path, family: Family) -> None:
         index.write_text(json.dumps(content | {"weight_map": renamed(content["weight_map"])}))
 
 
-def _with_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def trained_files(folder: Path) -> list[Path]:
+    """The weights that full fine-tuning left.
+
+    Raises:
+        ValueError: when there are none.
+    """
     files = sorted(folder.glob(_TRAINED_WEIGHTS.format(suffix="*")))
     if not files:
         raise ValueError(f"{folder}: neither an adapter nor trained weights; give what a training left")
-    for file in files:
+    return files
+
+
+def _with_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    for file in trained_files(folder):
         unknown = model.load_state_dict(load_file(file), strict=False).unexpected_keys
         if unknown:
             raise ValueError(
