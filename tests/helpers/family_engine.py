@@ -25,12 +25,14 @@ from transformers import (
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
+from rdmldg_ray.chains.prompts import QUESTION, reasoning_prompt
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.builtin.iconbed import iconbed_samples
 from rdmldg_ray.engines.engine import Engine, GenerationRequest
 from rdmldg_ray.models.folder import TINY_BASE
 from rdmldg_ray.models.loading import save_published
 from tests.helpers import adapters, families
+from tests.helpers.prefix_space import prefix_space_tokenizer
 
 CLASSES = ["bird", "building", "vehicle"]
 # vLLM's attention on CPU has kernels for heads of 32 and more.
@@ -102,7 +104,12 @@ def _add(tokenizer, names):
 
 def write_base(family: str, folder: Path) -> None:
     """Processor and random weights, under the names of published checkpoints."""
-    tokenizer = AutoTokenizer.from_pretrained(TINY_BASE)
+    # LLaVA-1.5's tokenizer is of another kind than the others'.
+    tokenizer = (
+        prefix_space_tokenizer([reasoning_prompt(CLASSES, QUESTION), *CLASSES] * 3)
+        if family == "llava"
+        else AutoTokenizer.from_pretrained(TINY_BASE)
+    )
     processor, image, names, changes = _MAKE[family](tokenizer)
     processor.chat_template = (
         "{% for m in messages %}{{ m['role'] + ': ' }}{% for c in m['content'] %}"
@@ -147,10 +154,16 @@ def main(family: str, folder: Path) -> None:
         pathway: engine.generate(batch, GenerationRequest(pathway, 0, 0.0, 1.0, 8, 0)).to_pylist()
         for pathway in ("direct", "reasoning")
     }
+    asked = [row | {"pathway": "direct", "target": option} for row in rows for option in CLASSES]
+    tokens = engine.score_answers(pa.Table.from_pylist(asked))
+    scores = iter(sum(one) for one in tokens)
+    options = [{option: next(scores) for option in CLASSES} for _ in rows]
     result = {
         "how": report.how,
         "parity": report.parity,
         "direct": [row["text"] for row in answers["direct"]],
+        "direct_logprobs": [row["logprob"] for row in answers["direct"]],
+        "options": options,
         "reasoning_tokens": [row["num_tokens"] for row in answers["reasoning"]],
     }
     print(json.dumps(result), flush=True)
