@@ -10,6 +10,11 @@ import torch
 
 from rdmldg_ray.mtct.loss import PathwayLosses
 
+
+class MemoryExhaustedError(ValueError):
+    """Memory has run out in a forward or backward pass; fewer images at once may do."""
+
+
 # What torch's allocator for CPUs says; on GPUs there is a class for it.
 _CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
@@ -44,15 +49,14 @@ def memory_explained(step: int, ids: Sequence[str], length: int) -> Iterator[Non
     """Around a forward and backward pass over samples laid out to ``length`` tokens.
 
     Raises:
-        ValueError: in the place of torch's error when memory runs out.
+        MemoryExhaustedError: in the place of torch's error.
     """
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and _CPU_OUT_OF_MEMORY not in str(error):
             raise
-        raise ValueError(
+        raise MemoryExhaustedError(
             f"step {step}: out of memory with {len(ids)} images of up to {length} tokens each: "
-            f"{', '.join(ids)}; lower micro_batch_size, which changes no result, set "
-            "workers.gradient_checkpointing=true, raise workers.zero_stage, or leave out the longest chains"
+            f"{', '.join(ids)}"
         ) from error

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,11 @@ from rdmldg_ray.storage import (
 # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/constants.py#L14
 _COMMITTED = "checkpoint_manager_snapshot.json"
 
+# What a worker writes down before it fails.
+_USER_ERROR = "user_error.txt"
+_OUT_OF_MEMORY = "out_of_memory.txt"
+_STOPPED = (_USER_ERROR, _OUT_OF_MEMORY)
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +54,8 @@ def train_stage(
     """Train on ``training_set`` and leave ``adapter/`` and ``metrics.jsonl`` at ``location``.
 
     A stage that was interrupted resumes from its last checkpoint, as Ray Train finds it below
-    ``location``; so does a worker group that lost a worker.
+    ``location``; so does a worker group that lost a worker, and one that ran out of memory, with half as
+    many images in a forward pass.
 
     Args:
         training_set: index of the samples with a column ``chain``, null where there is none; see
@@ -59,14 +66,10 @@ def train_stage(
         seed: seeds adapters, order and augmentation.
 
     Raises:
-        ValueError: when the training set is too small for the workers.
+        ValueError: when the training set is too small for the workers, or memory for a single image.
         TimeoutError: when there is no room for the workers in ``workers.scheduling_timeout_s``.
     """
-    workers = config.workers
-    # Not by its URI, for which Ray Train would make a file system that gives up after seconds:
-    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/execution/storage.py#L325
-    filesystem, path = open_location(location)
-    plan = BatchPlan.make(len(training_set), workers.num_workers, training, seed)
+    plan = BatchPlan.make(len(training_set), config.workers.num_workers, training, seed)
     job = TrainJob(
         config=config,
         training=training,
@@ -77,6 +80,29 @@ def train_stage(
         seed=seed,
         parity_set=_spread(training_set),
     )
+    while shortage := _fit(job, training_set):
+        size = job.training.micro_batch_size // 2
+        if not size:
+            raise ValueError(
+                f"{shortage}; set workers.gradient_checkpointing=true, raise workers.zero_stage, or leave "
+                "out the longest chains"
+            )
+        _log.warning(
+            "%s; resuming from the last checkpoint with micro_batch_size %d, which changes no result",
+            shortage,
+            size,
+        )
+        fewer = training.model_copy(update={"micro_batch_size": size})
+        plan = BatchPlan.make(len(training_set), config.workers.num_workers, fewer, seed)
+        job = replace(job, training=fewer, plan=plan)
+
+
+def _fit(job: TrainJob, training_set: pa.Table) -> str | None:
+    """Train to the plan's end; returns where memory ran out, if it did."""
+    workers, location = job.config.workers, job.location
+    # Not by its URI, for which Ray Train would make a file system that gives up after seconds:
+    # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/execution/storage.py#L325
+    filesystem, path = open_location(location)
     on_gpu = workers.gpus_per_worker > 0
     resources = {"CPU": workers.cpus_per_worker}
     if on_gpu:
@@ -86,7 +112,7 @@ def train_stage(
         return RayTrainer(
             _train_worker,
             train_loop_config={"job": job},
-            datasets={"train": training_stream(training_set, plan)},
+            datasets={"train": training_stream(training_set, job.plan)},
             dataset_config=DataConfig(execution_options=stream_options(workers.num_workers)),
             scaling_config=ScalingConfig(
                 num_workers=workers.num_workers, use_gpu=on_gpu, resources_per_worker=resources
@@ -101,7 +127,8 @@ def train_stage(
             ),
         )
 
-    delete_file(_user_error_file(location))
+    for file in _STOPPED:
+        delete_file(join(location, file))
     sweep_checkpoints(location)
     # Ray Train would ask for its workers for ever, and its workers wait for ever for a reader that
     # finds no core.
@@ -121,10 +148,14 @@ def train_stage(
                     " ".join(str(error).split())[:400],
                 )
     except Exception:
-        _raise_user_error(location)  # rather than what Ray Train made of it
+        # Rather than what Ray Train made of it.
+        _raise_user_error(location)
+        if shortage := _read(location, _OUT_OF_MEMORY):
+            return shortage
         raise
     _raise_user_error(location)
     sweep_checkpoints(location)
+    return _read(location, _OUT_OF_MEMORY)
 
 
 def sweep_checkpoints(location: str) -> None:
@@ -154,29 +185,32 @@ def _spread(training_set: pa.Table) -> pa.Table:
     return training_set.take([places[number * len(places) // count].as_py() for number in range(count)])
 
 
-def _user_error_file(location: str) -> str:
-    return join(location, "user_error.txt")
-
-
 def _raise_user_error(location: str) -> None:
     """Raise what a worker has written down as the user's error."""
-    if exists(_user_error_file(location)):
-        raise ValueError(read_bytes(_user_error_file(location)).decode())
+    if message := _read(location, _USER_ERROR):
+        raise ValueError(message)
+
+
+def _read(location: str, file: str) -> str | None:
+    file = join(location, file)
+    return read_bytes(file).decode() if exists(file) else None
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
     # Only the workers pay for importing DeepSpeed and transformers.
+    from rdmldg_ray.mtct.checks import MemoryExhaustedError
     from rdmldg_ray.mtct.worker import TrainWorker
 
     job: TrainJob = settings["job"]
     # Ray Train restarts failed workers, which helps after a lost node but not with an image that does not
-    # decode. So a user's error is written down, and workers that start after it end at once.
-    if exists(_user_error_file(job.location)):
+    # decode. So what the driver has to see is written down, and workers that start after it end at once.
+    if any(exists(join(job.location, file)) for file in _STOPPED):
         return
     try:
         TrainWorker(job).run()
     except StorageError:
         raise  # the driver could use the storage, so that it may come back
     except ValueError as error:
-        write_bytes(_user_error_file(job.location), str(error).encode())
+        file = _OUT_OF_MEMORY if isinstance(error, MemoryExhaustedError) else _USER_ERROR
+        write_bytes(join(job.location, file), str(error).encode())
         raise

@@ -142,17 +142,53 @@ def reserved():
     return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
 
+def train_workers():
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any("RayTrainWorker" in part for part in process.cmdline())
+    ]
+
+
+def _take_a_workers_memory(stage: Path, taken: list[int]) -> None:
+    """Allow one rank no more memory than it has, once the first checkpoint is on storage."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not (stage / "adapter").exists():
+        if len(metrics(stage)) >= 6:
+            for process in train_workers():
+                process.rlimit(psutil.RLIMIT_DATA, (2**20, 2**20))
+                taken.append(process.pid)
+                return
+        time.sleep(0.2)
+
+
+def test_a_worker_without_memory_goes_on_with_fewer_images_at_once(train, caplog):
+    settings = ["mtct.batch_size=12", "mtct.micro_batch_size=12", "mtct.epochs=4", "mtct.checkpoint_every=3"]
+    settings += ["workers.num_workers=1"]
+    whole = train("whole-memory", *settings)
+    taken: list[int] = []
+    thread = threading.Thread(target=_take_a_workers_memory, args=(whole.parent / "little-memory", taken))
+    thread.start()
+    short = train("little-memory", *settings)
+    thread.join()
+    assert taken, "the training ended before its memory could be taken"
+    assert "out of memory with 12 images" in caplog.text
+    assert "resuming from the last checkpoint with micro_batch_size 6" in caplog.text
+    assert len(metrics(short)) == 20
+    assert json.loads(metrics(short)[-1])["resumed_at"] > 0
+    assert relative_difference(adapter(short), adapter(whole)) < 1e-5
+
+
 def _kill_a_worker(stage: Path, killed: list[int]) -> None:
     """Kill one rank once the first checkpoint is on storage."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (stage / "adapter").exists():
         # Written before the first checkpoint is committed; the second time, one is.
         if len(metrics(stage)) >= 6:
-            for process in psutil.Process().children(recursive=True):
-                if any("RayTrainWorker" in part for part in process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
-                    return
+            for process in train_workers():
+                process.kill()
+                killed.append(process.pid)
+                return
         time.sleep(0.2)
 
 
