@@ -174,8 +174,8 @@ class TrainingConfig(Section):
     batch_size: Positive = Field(128, description="Images in one optimizer step, over all workers.")
     micro_batch_size: Positive = Field(
         4,
-        description="Images in one forward pass of one worker, which changes no result; halved by itself where "
-        "memory runs out.",
+        description="Images in one forward pass of one worker, which changes no result; halved by itself "
+        "where memory runs out.",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="AdamW's largest learning rate.")
     learning_rates: LearningRates = LearningRates()
