@@ -6,10 +6,9 @@ import tempfile
 import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,7 @@ from rdmldg_ray.chains.format import display_name
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.datasets.images import ImageError, decode_image
 from rdmldg_ray.engines.options import OptionSearch
+from rdmldg_ray.engines.shared_llm import EngineLostError, SharedLlm
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.parity import PARITY_FILE, as_known, check_parity
 from rdmldg_ray.runtime.versions import explain_engine_misfit
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 class EngineError(ValueError):
     """An engine cannot do what was asked of it; the message says what that was."""
-
-
-class EngineLostError(RuntimeError):
-    """An engine's own process has ended, or its node's disk fails; another engine can do its work."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,6 @@ ANSWER_SCHEMA = pa.schema(
     ]
 )
 
-_RESET_TIMEOUT_S = 30.0
-_RESET_POLL_S = 0.1
-
 _log = logging.getLogger(__name__)
 
 _NO_ANSWER = {"text": "", "num_tokens": 0, "logprob": 0.0, "finished": False}
@@ -83,20 +76,6 @@ class LoadReport:
     seconds: float
     parity: float | None = None
     """Mean difference from the trainer's log-probabilities, in nats (``models.parity``); None: the base."""
-
-
-@dataclass
-class _Work:
-    """What one call asks of vLLM, and the answers so far, by the prompt's number."""
-
-    prompts: list[dict[str, Any]]
-    sampling: list[Any]
-    answers: dict[int, Any] = field(default_factory=dict)
-    """What vLLM puts out, or, for a prompt that it refuses, why."""
-
-    @property
-    def complete(self) -> bool:
-        return len(self.answers) == len(self.prompts)
 
 
 class Engine:
@@ -115,14 +94,9 @@ class Engine:
         self.config = config
         self.class_names = class_names
         self.base = model_folder(config.model.path)
-        self.llm: Any = None
+        self.llm: SharedLlm | None = None
         # An engine that starts slowly may be asked for the next model meanwhile.
         self._load_lock = threading.Lock()
-        # Taken for whatever is done with vLLM, since two batches are in work at once.
-        self._lock = threading.Lock()
-        self._incoming: deque[_Work] = deque()
-        # Which call's prompt a request of vLLM's is, by vLLM's id.
-        self._asked: dict[str, tuple[_Work, int]] = {}
         self.prompts: PathwayPrompts | None = None
 
     def load(self, adapter: str | None) -> LoadReport:
@@ -185,7 +159,8 @@ class Engine:
         """A chain for each image as ``ANSWER_SCHEMA`` has it, or why there is none."""
         from vllm import SamplingParams
 
-        outputs = self._run(
+        assert self.llm
+        outputs = self.llm.run(
             [
                 {"prompt": asked[sample_id].reasoning_text, "multi_modal_data": {"image": image}}
                 for sample_id, image in images.items()
@@ -217,6 +192,7 @@ class Engine:
         from vllm import SamplingParams
         from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
+        assert self.llm
         searches = {sample_id: OptionSearch(asked[sample_id].option_ids) for sample_id in images}
         answers: dict[str, dict[str, Any] | str] = {}
         while searches:
@@ -233,7 +209,7 @@ class Engine:
                     sampling.append(SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=some))
                     owners.append(sample_id)
             looks: dict[str, dict[int, float]] = {}
-            for sample_id, output in zip(owners, self._run(prompts, sampling), strict=True):
+            for sample_id, output in zip(owners, self.llm.run(prompts, sampling), strict=True):
                 if isinstance(output, str):
                     answers[sample_id] = output
                     continue
@@ -282,9 +258,9 @@ class Engine:
         """Log-probability, in nats, of each token of a target after prompt and image."""
         from vllm import SamplingParams
 
-        assert self.prompts is not None
+        assert self.prompts is not None and self.llm
         target_ids = [self.prompts.target_ids(target) for target in targets]
-        outputs = self._run(
+        outputs = self.llm.run(
             [
                 {"prompt_token_ids": prompt + ids, "multi_modal_data": {"image": image}}
                 for prompt, image, ids in zip(prompts, images, target_ids, strict=True)
@@ -302,52 +278,10 @@ class Engine:
             for output, ids in zip(outputs, target_ids, strict=True)
         ]
 
-    def _run(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
-        """Answers of vLLM, in the order of the prompts; for one that it refuses, why.
-
-        Called from two threads, for one batch each: whoever has the lock adds what is new and takes
-        a step for both. So the end of a batch, when few answers are unfinished, is filled with the
-        beginning of the next.
-
-        Why not ``AsyncLLM``, which does this itself? Its core always has a process of its own, with which an
-        engine on CPU takes 50 s to start instead of 7:
-        https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/engine/core_client.py#L109-L115
-        """
-        work = _Work(prompts, sampling)
-        self._incoming.append(work)
-        while not work.complete:
-            with self._lock, _failures_named():
-                while self._incoming:
-                    self._enqueue(self._incoming.popleft())
-                if not work.complete:
-                    self._step()
-        return [work.answers[number] for number in range(len(prompts))]
-
-    def _step(self) -> None:
-        for output in self.llm.llm_engine.step():
-            asking, number = self._asked.pop(output.request_id)
-            asking.answers[number] = output
-
-    def _enqueue(self, work: _Work) -> None:
-        from vllm.exceptions import VLLMClientError
-
-        states = self.llm.llm_engine.output_processor.request_states
-        # One by one, since vLLM drops all of a list when it refuses one:
-        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/entrypoints/common/offline.py#L549-L564
-        for number, (prompt, sampling) in enumerate(zip(work.prompts, work.sampling, strict=True)):
-            try:
-                [internal_id] = self.llm.enqueue(prompt, sampling, use_tqdm=False)
-            except (VLLMClientError, ValueError) as error:
-                work.answers[number] = " ".join(str(error).split())
-            else:
-                # Outputs have another id than the one that is returned:
-                # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/engine/input_processor.py#L354-L371
-                self._asked[states[internal_id].external_req_id] = (work, number)
-
     def stop(self) -> None:
         """End vLLM's own processes in an orderly way."""
         if self.llm:
-            self.llm.llm_engine.engine_core.shutdown()
+            self.llm.stop()
 
     def _check_parity(self, adapter: str) -> float:
         known = as_known(read_table(join(adapter, PARITY_FILE)))
@@ -374,7 +308,7 @@ class Engine:
         settings = self.config.model.mm_processor_kwargs
         self.prompts = PathwayPrompts(load_processor(self.base), self.class_names, settings)
         try:
-            self.llm = LLM(
+            llm = LLM(
                 str(self.base),
                 dtype=engines.dtype,
                 load_format="safetensors",
@@ -394,57 +328,34 @@ class Engine:
                 raise
             text = " ".join(str(error).split())[-600:]
             raise EngineError(f"vLLM does not start with {self.base}: {text}") from error
+        self.llm = SharedLlm(llm)
 
     def _reload(self, trained: Path | None) -> None:
         from rdmldg_ray.models.merging import UnsupportedMergeError, plan_merge
 
-        # The reload empties the worker's cache of encoded images but not the scheduler's, and an
-        # image seen earlier would then end the engine; so all caches go first.
-        # https://github.com/vllm-project/vllm/issues/44910
-        # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L5302-L5304
-        with self._lock, _failures_named():
-            self._reset_prefix_cache()
-            self.llm.llm_engine.reset_mm_cache()
-            self.llm.llm_engine.reset_encoder_cache()
+        assert self.llm
+        with self.llm.emptied() as llm:
             try:
                 merge = asdict(plan_merge(self.base, trained))
             except UnsupportedMergeError as error:
                 assert trained
                 _log.warning("merged weights are written to disk first: %s", error)
-                self._reload_written(trained)
+                self._reload_written(llm, trained)
             else:
                 dtype = self.config.model.dtype
-                self.llm.collective_rpc("reload_merged", kwargs={"merge": merge, "dtype": dtype})
+                llm.collective_rpc("reload_merged", kwargs={"merge": merge, "dtype": dtype})
 
-    def _reload_written(self, trained: Path) -> None:
+    def _reload_written(self, llm: Any, trained: Path) -> None:
         from rdmldg_ray.models.loading import save_merged
 
         with tempfile.TemporaryDirectory(prefix="rdmldg-merged-") as folder:
             save_merged(self.base, trained, self.config.model, Path(folder) / "merged")
             path = str(Path(folder) / "merged")
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
+            llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
         # vLLM notes the weights' folder as the model's, and in one process would look there for the
         # processor, long after the folder is gone.
         # https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/model_loader/reload/inplace.py#L84
-        self.llm.llm_engine.model_config.model = str(self.base)
-
-    def _reset_prefix_cache(self) -> None:
-        """Have vLLM forget keys and values of earlier weights, once no request uses them.
-
-        It refuses while a block is in use, and says so in its answer alone. With asynchronous scheduling the
-        blocks of a request may be in use for a moment after its output.
-        https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/core/block_pool.py#L837-L844
-        """
-        while self.llm.llm_engine.has_unfinished_requests():
-            self._step()
-        deadline = time.monotonic() + _RESET_TIMEOUT_S
-        while not self.llm.reset_prefix_cache():
-            if time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"vLLM did not reset its prefix cache in {_RESET_TIMEOUT_S:g} s; answers would be of "
-                    "the weights before"
-                )
-            time.sleep(_RESET_POLL_S)
+        llm.llm_engine.model_config.model = str(self.base)
 
 
 def _written(output: Any) -> dict[str, Any]:
@@ -464,17 +375,6 @@ def _chosen(prompts: "PathwayPrompts", number: int, logprob: float) -> dict[str,
         "logprob": logprob,
         "finished": True,
     }
-
-
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    """Tell vLLM's failures, after which an engine is not to be used, from a request that it refuses."""
-    try:
-        yield
-    except ValueError:
-        raise
-    except Exception as error:
-        raise EngineLostError(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager

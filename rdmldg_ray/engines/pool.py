@@ -14,13 +14,14 @@ from ray.exceptions import RayError, RayTaskError
 
 from rdmldg_ray.config.schema import Config, EnginesConfig
 from rdmldg_ray.datasets.schema import question_columns
-from rdmldg_ray.engines.engine import Engine, EngineError, EngineLostError, GenerationRequest, LoadReport
+from rdmldg_ray.engines.engine import Engine, EngineError, GenerationRequest, LoadReport
+from rdmldg_ray.engines.shared_llm import EngineLostError
 from rdmldg_ray.runtime.placement import describe_cluster, wait_for_room
 from rdmldg_ray.storage import read_images
 
 _READ_CPUS = 0.25
 _POLL_S = 1.0
-# One that an engine works on and one that fills its end; see Engine._run.
+# One that an engine works on and one that fills its end; see SharedLlm.run.
 _BATCHES_AT_ONCE = 2
 _STOP_TIMEOUT_S = 30
 

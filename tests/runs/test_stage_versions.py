@@ -38,6 +38,7 @@ _TRAINING = (
     "mtct.collate",
     "mtct.flex",
     "mtct.loss",
+    "mtct.output_layer",
     "mtct.parameter_groups",
     "mtct.positions",
     "mtct.shared_prefix",
@@ -45,7 +46,15 @@ _TRAINING = (
     "mtct.trainer",
     "mtct.worker",
 )
-_ENGINES = (*_ALL, "chains.questions", "engines.engine")
+_ENGINES = (
+    *_ALL,
+    "chains.questions",
+    "engines.engine",
+    "engines.options",
+    "engines.reloading",
+    "engines.shared_llm",
+    "models.merging",
+)
 # What determines the result of a kind of stage, besides its inputs, its settings and other packages.
 MODULES = {
     "mtct": _TRAINING,
