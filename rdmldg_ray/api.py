@@ -62,7 +62,7 @@ from rdmldg_ray.runtime.session import connected
 from rdmldg_ray.runtime.versions import check_engine_build
 from rdmldg_ray.storage import absolute, check_writable, exists, write_bytes
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
-from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep
+from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep, sweep_lease, sweep_location
 from rdmldg_ray.sweeps.variants import LABELS, ablation_configs, trial_configs
 from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest, Limits, Outcome
 from rdmldg_ray.teacher.client import Endpoint
@@ -352,6 +352,8 @@ def run_all(configs: Sequence[Config], *, console: Console | None = None) -> lis
     for one in runs:
         if one not in remaining:
             console.print(f"run '{one.config.name}' is complete; nothing to do")
+    for one in remaining:
+        one.check_free()
     if remaining:
         with connected(configs[0], console):
             for one in remaining:
@@ -592,8 +594,9 @@ def sweep(config: Config, space: SweepSpace, *, console: Console | None = None) 
     """Try settings, each by its validation accuracy over the held-out folds; an interrupted sweep resumes."""
     config = _located(config)
     info = _open_dataset(config)
-    with connected(config, console or plain_console()):
-        from rdmldg_ray.sweeps.tuner import run_sweep, sweep_location
+    console = console or plain_console()
+    with sweep_lease(config, console).held(), connected(config, console):
+        from rdmldg_ray.sweeps.tuner import run_sweep
 
         rows = ranked(run_sweep(config, info, space))
     folder = sweep_location(config)
