@@ -614,17 +614,20 @@ def doctor(config: Config, *, base_url: str | None = None) -> Iterator[Finding]:
 
 
 def submit(
-    arguments: Sequence[str], *, address: str, storage: str, job: submission.Job = "run"
+    arguments: Sequence[str], *, address: str, storage: str, job: submission.Job = "run", name: str = ""
 ) -> submission.RemoteJob:
     """Start a command as a job on a cluster elsewhere, with this package and the YAML files that are named.
+
+    The same command that is submitted twice is one job, as long as that is alive.
 
     Args:
         arguments: of the command, as a shell would give them.
         address: of the cluster's dashboard, such as ``http://127.0.0.1:8265``.
         storage: where the job would write, which must mean the same on every node.
+        name: part of the job's id, such as the run's name.
     """
     submission.check_shared("--storage", storage)
-    return submission.submit_job(address, job, list(arguments))
+    return submission.submit_job(address, job, list(arguments), name)
 
 
 def attach(job_id: str, *, address: str) -> submission.RemoteJob:
