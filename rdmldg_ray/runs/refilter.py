@@ -74,7 +74,8 @@ def refilter_run(
             )
             made[stage.name] = {"seconds": round(time.perf_counter() - started, 1), **summary}
         write_json(new.refiltered_uri(), {"run": run, "round": round_number, "settings": overrides})
-        new.write_config(config)
+        if not new.write_config(config):
+            _check_new(new)
         for held_out in dict.fromkeys(Stage.parse(name).held_out for name in made):
             mine = {name: entry for name, entry in made.items() if Stage.parse(name).held_out == held_out}
             read = {name: inputs for name, inputs in old.fold_inputs(held_out).items() if name in mine}

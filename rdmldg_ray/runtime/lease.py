@@ -112,7 +112,7 @@ class Lease:
             return
         self._lost, self._token, self._taken = "", uuid.uuid4().hex, _iso(datetime.now(UTC))
         _held_here.add(self._token)
-        ended = threading.Event()
+        lost, ended = "", threading.Event()
         in_main_thread = threading.current_thread() is threading.main_thread()
         thread = threading.Thread(target=self._keep, args=(ended, in_main_thread), daemon=True)
         try:
@@ -125,9 +125,10 @@ class Lease:
                     ended.set()
                     if thread.ident is not None:
                         thread.join()
+                    lost = self._lost  # before the block's end, not by whoever deletes what it has left
                     self._give_back()
-        except BaseException:
-            if self._lost:  # whatever else it has led to
+        except BaseException as error:
+            if lost or (self._lost and isinstance(error, KeyboardInterrupt)):
                 raise RunFailedError(self._lost) from None
             raise
         finally:
@@ -284,7 +285,7 @@ def _holder(data: bytes | None) -> Holder | None:
     try:
         holder = Holder(**{field.name: value[field.name] for field in fields(Holder)})
         times = map(datetime.fromisoformat, (holder.taken, holder.renewed, holder.expires))
-        return holder if all(when.tzinfo for when in times) else None
+        return holder if all(when.tzinfo for when in times) and isinstance(holder.job, str) else None
     except (KeyError, TypeError, ValueError):
         return None
 
