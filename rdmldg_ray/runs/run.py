@@ -101,15 +101,16 @@ class Run:
         Raises:
             ConfigError: when it is not.
         """
+        begun = self.store.exists()
         self.check_settings()
         remaining = self.remaining()
         if remaining and not check_inputs(self.store, remaining, StageInputs(self.config, self.info)):
             self._note("some stages are of a release that did not record what they read: not compared")
         check_tracking(self.config.tracking)
-        if not self.store.exists():
-            if not self.store.write_config(self.config):
-                self.check_settings()  # another command has begun the run in this moment
+        if not begun and self.store.write_config(self.config):
             write_json(self.store.versions_uri, package_versions())
+        elif not begun:
+            self.check_settings()  # another command has begun the run in this moment
 
     def check_chains(self) -> None:
         """Read the index and the teacher's chains as the stages will, so that a mistake in them ends a run at
