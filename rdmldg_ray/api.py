@@ -62,7 +62,7 @@ from rdmldg_ray.runtime.session import connected
 from rdmldg_ray.runtime.versions import check_engine_build
 from rdmldg_ray.storage import absolute, check_writable, exists, write_bytes
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
-from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep
+from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep, sweep_lease, sweep_location
 from rdmldg_ray.sweeps.variants import LABELS, ablation_configs, trial_configs
 from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest, Limits, Outcome
 from rdmldg_ray.teacher.client import Endpoint
@@ -352,6 +352,8 @@ def run_all(configs: Sequence[Config], *, console: Console | None = None) -> lis
     for one in runs:
         if one not in remaining:
             console.print(f"run '{one.config.name}' is complete; nothing to do")
+    for one in remaining:
+        one.check_free()
     if remaining:
         with connected(configs[0], console):
             for one in remaining:
@@ -592,8 +594,9 @@ def sweep(config: Config, space: SweepSpace, *, console: Console | None = None) 
     """Try settings, each by its validation accuracy over the held-out folds; an interrupted sweep resumes."""
     config = _located(config)
     info = _open_dataset(config)
-    with connected(config, console or plain_console()):
-        from rdmldg_ray.sweeps.tuner import run_sweep, sweep_location
+    console = console or plain_console()
+    with sweep_lease(config, console).held(), connected(config, console):
+        from rdmldg_ray.sweeps.tuner import run_sweep
 
         rows = ranked(run_sweep(config, info, space))
     folder = sweep_location(config)
@@ -611,17 +614,20 @@ def doctor(config: Config, *, base_url: str | None = None) -> Iterator[Finding]:
 
 
 def submit(
-    arguments: Sequence[str], *, address: str, storage: str, job: submission.Job = "run"
+    arguments: Sequence[str], *, address: str, storage: str, job: submission.Job = "run", name: str = ""
 ) -> submission.RemoteJob:
     """Start a command as a job on a cluster elsewhere, with this package and the YAML files that are named.
+
+    The same command that is submitted twice is one job, as long as that is alive.
 
     Args:
         arguments: of the command, as a shell would give them.
         address: of the cluster's dashboard, such as ``http://127.0.0.1:8265``.
         storage: where the job would write, which must mean the same on every node.
+        name: part of the job's id, such as the run's name.
     """
     submission.check_shared("--storage", storage)
-    return submission.submit_job(address, job, list(arguments))
+    return submission.submit_job(address, job, list(arguments), name)
 
 
 def attach(job_id: str, *, address: str) -> submission.RemoteJob:

@@ -47,6 +47,9 @@ def _screen(found: RunStatus) -> Group:
     for stage in found.stages:
         table.add_row(stage.name, Text(stage.status, _STYLES[stage.status]), Text(_progress(stage)))
     lines = [Text(f"{s.name}: {s.text}") for s in found.stages if s.status == "running" and s.text]
+    for fold, holder in found.holders.items():
+        heard = f"{'expired, ' if holder.expired else ''}renewed {holder.renewed}"
+        lines.append(Text(f"{fold}: {holder} works on it since {holder.taken} ({heard})"))
     left = "complete" if found.complete else f"time left: {_duration(found.eta_s)}"
     return Group(table, *lines, Text(left))
 

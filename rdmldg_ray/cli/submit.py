@@ -29,10 +29,13 @@ def submit(
     """Run a recipe, or another command, as a job on a cluster: RECIPE and all else as for that command.
 
     Sends this package and the YAML files that are named. Shows the log, and ends with the job's own exit
-    code: 0 done, 1 failed, 2 wrong usage. Ctrl-C asks whether to stop the job.
+    code: 0 done, 1 failed, 2 wrong usage. Ctrl-C asks whether to stop the job. The same command that runs
+    there already is not started again: its log is shown.
     """
-    storage = _storage(context, job, context.args)
-    submitted = api.submit(context.args, address=address, storage=storage, job=job)
+    storage, name = _storage_and_name(context, job, context.args)
+    submitted = api.submit(context.args, address=address, storage=storage, job=job, name=name)
+    if submitted.found:
+        say(f"job {submitted.id} runs this command already, and is not started again; its log:")
     say(f"job {submitted.id}: {submitted.attach_command}")
     return _follow(submitted)
 
@@ -43,8 +46,8 @@ def attach(job_id: Annotated[str, typer.Argument(help="What `submit` printed.")]
     return _follow(api.attach(job_id, address=address))
 
 
-def _storage(context: typer.Context, job: Job, arguments: list[str]) -> str:
-    """Where the job would write, once its command line is found to be right."""
+def _storage_and_name(context: typer.Context, job: Job, arguments: list[str]) -> tuple[str, str]:
+    """Where the job would write and what it is about, once its command line is found to be right."""
     assert context.parent
     group = context.parent.command
     command = group.get_command(context.parent, job)  # type: ignore[attr-defined]
@@ -56,8 +59,9 @@ def _storage(context: typer.Context, job: Job, arguments: list[str]) -> str:
         config = read_recipe(given["recipe"], given["overrides"], given["storage"])
         if looks_local(config.model.path):
             check_shared("model.path", config.model.path)
-        return config.storage
-    return DEFAULT_STORAGE if given["storage"] is None else given["storage"]
+        trials = "-trial-" + given["trials"].replace(",", "-") if given.get("trials") else ""
+        return config.storage, config.name + trials
+    return DEFAULT_STORAGE if given["storage"] is None else given["storage"], ""
 
 
 def _follow(job: RemoteJob) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class FoldPipeline:
         self.stages = list(stages)
         self.held_out = self.stages[0].held_out
         self.store = RunStore(config.storage, config.name)
+        self.lease = self.store.lease(self.held_out, console)
         self.data = StageData(config, info)
         self.serving = serving
         self.console = console
@@ -69,8 +70,13 @@ class FoldPipeline:
         return [stage for stage in self.stages if stage.name not in complete]
 
     def run_stage(self, stage: Stage) -> None:
-        """Run a stage, or take it over from the cache, and enter it as complete. Ray must be connected."""
-        with self._cache.claim(stage) if self._cache else nullcontext():
+        """Run a stage, or take it over from the cache, and enter it as complete. Ray must be connected.
+
+        Raises:
+            LeaseHeldError: when another process works on the fold.
+        """
+        with self.lease.held(), self._cache.claim(stage) if self._cache else nullcontext():
+            self.lease.confirm()
             read = StageInputs(self.config, self.info)
             check_inputs(self.store, [stage], read)
             self.store.begin(stage, read.of(stage) | running_inputs(self.config, stage))
@@ -80,6 +86,7 @@ class FoldPipeline:
             seconds = round(time.perf_counter() - started, 1)
             entry = {"seconds": seconds, **self.serving.take_loading(), **summary}
             self._check_outputs(stage, entry)
+            self.lease.confirm()
             if stage.kind == "evaluate":
                 write_results(self.store, self.config, self.info.environments, newest=stage)
             self.store.enter(stage, entry)

@@ -1,12 +1,14 @@
 """Filter the stored candidates of a run anew: a new run with other chains, without an engine."""
 
 import time
+from contextlib import ExitStack
 
 from rdmldg_ray.config.load import ConfigError, override_config
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.mtct.job import CHECKPOINTS_FOLDER
 from rdmldg_ray.runs.store import RunStore, Stage, State, damage_told, stages_of, write_fold_state
+from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.sarr.candidates import read_candidates
 from rdmldg_ray.sarr.selection import select_chains
 from rdmldg_ray.storage import copy_folder, write_json
@@ -34,14 +36,13 @@ def refilter_run(
 
     Raises:
         ConfigError: for settings that are not the filter's.
-        ValueError: when the run has no such round, or the new one exists.
+        ValueError: when the run has no such round, or the new one exists or is being made.
     """
     old = RunStore(root, run)
     if not old.exists():
         raise ValueError(f"{old.uri}: no run here; give the name of a run, and its --storage")
     new = RunStore(root, into or _free_name(root, run))
-    if new.exists():
-        raise ValueError(f"{new.uri}: exists already; give another name with --into")
+    _check_new(new)
     config = _new_config(old.read_config(), overrides, new.name)
     state = old.state()
     rounds = [stage for stage in stages_of(state, "generate") if stage.round == round_number]
@@ -54,27 +55,37 @@ def refilter_run(
 
     classes = list(read_dataset_info(root, config.data.dataset).classes)
     made: State = {}
-    for name in state:
-        stage = Stage.parse(name)
-        if stage.round < round_number:
-            _copy_outputs(old, new, stage)
-            made[name] = state[name]
-    for stage in rounds:
-        started = time.perf_counter()
-        summary = select_chains(
-            drawn=old.round_uri(stage.held_out, stage.model),
-            selected=new.round_uri(stage.held_out, stage.model),
-            class_names=classes,
-            config=config.sarr,
-        )
-        made[stage.name] = {"seconds": round(time.perf_counter() - started, 1), **summary}
-    write_json(new.refiltered_uri(), {"run": run, "round": round_number, "settings": overrides})
-    new.write_config(config)
-    for held_out in dict.fromkeys(Stage.parse(name).held_out for name in made):
-        mine = {name: entry for name, entry in made.items() if Stage.parse(name).held_out == held_out}
-        read = {name: inputs for name, inputs in old.fold_inputs(held_out).items() if name in mine}
-        write_fold_state(new, held_out, mine, read)
+    with ExitStack() as leases:
+        for held_out in sorted({Stage.parse(name).held_out for name in state}):
+            leases.enter_context(new.lease(held_out, plain_console()).held())
+        _check_new(new)  # one that was made meanwhile
+        for name in state:
+            stage = Stage.parse(name)
+            if stage.round < round_number:
+                _copy_outputs(old, new, stage)
+                made[name] = state[name]
+        for stage in rounds:
+            started = time.perf_counter()
+            summary = select_chains(
+                drawn=old.round_uri(stage.held_out, stage.model),
+                selected=new.round_uri(stage.held_out, stage.model),
+                class_names=classes,
+                config=config.sarr,
+            )
+            made[stage.name] = {"seconds": round(time.perf_counter() - started, 1), **summary}
+        write_json(new.refiltered_uri(), {"run": run, "round": round_number, "settings": overrides})
+        if not new.write_config(config):
+            _check_new(new)
+        for held_out in dict.fromkeys(Stage.parse(name).held_out for name in made):
+            mine = {name: entry for name, entry in made.items() if Stage.parse(name).held_out == held_out}
+            read = {name: inputs for name, inputs in old.fold_inputs(held_out).items() if name in mine}
+            write_fold_state(new, held_out, mine, read)
     return new.name, made
+
+
+def _check_new(run: RunStore) -> None:
+    if run.exists():
+        raise ValueError(f"{run.uri}: exists already; give another name with --into")
 
 
 def _new_config(config: Config, overrides: list[str], into: str) -> Config:

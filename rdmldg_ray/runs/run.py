@@ -101,14 +101,16 @@ class Run:
         Raises:
             ConfigError: when it is not.
         """
+        begun = self.store.exists()
         self.check_settings()
         remaining = self.remaining()
         if remaining and not check_inputs(self.store, remaining, StageInputs(self.config, self.info)):
             self._note("some stages are of a release that did not record what they read: not compared")
         check_tracking(self.config.tracking)
-        if not self.store.exists():
-            self.store.write_config(self.config)
+        if not begun and self.store.write_config(self.config):
             write_json(self.store.versions_uri, package_versions())
+        elif not begun:
+            self.check_settings()  # another command has begun the run in this moment
 
     def check_chains(self) -> None:
         """Read the index and the teacher's chains as the stages will, so that a mistake in them ends a run at
@@ -186,10 +188,21 @@ class Run:
     def _note(self, text: str) -> None:
         self.console.print(f"run '{self.config.name}': {text}", highlight=False, markup=False)
 
-    def run(self) -> None:
-        """Run what remains, in order. Ray must be connected.
+    def check_free(self) -> None:
+        """Check that no other process works on the fold that comes next, before Ray is started for it.
 
         Raises:
+            LeaseHeldError: when one does.
+        """
+        for stage in self.remaining()[:1]:
+            with self.folds[stage.held_out].lease.held():
+                pass
+
+    def run(self) -> None:
+        """Run what remains, in order, each fold under its lease. Ray must be connected.
+
+        Raises:
+            LeaseHeldError: when another process works on a fold.
             ValueError: before the first stage for chains that ``check_chains`` has found to be too long.
         """
         long = {row for stage in self._maybe_long for row in in_task(self.data.long_chains, stage)}
@@ -201,10 +214,13 @@ class Run:
                 "'accepted' to false, or set data.long_chains=drop"
             )
         try:
-            for stage in self.remaining():
-                number = self.stages.index(stage) + 1
-                self.console.print(f"[{number}/{len(self.stages)}] {stage.name}", style="bold")
-                self.folds[stage.held_out].run_stage(stage)
+            for fold in [fold for fold in self.folds.values() if fold.remaining()]:
+                with fold.lease.held():
+                    # Whoever held it before may have completed some.
+                    for stage in fold.remaining():
+                        number = self.stages.index(stage) + 1
+                        self.console.print(f"[{number}/{len(self.stages)}] {stage.name}", style="bold")
+                        fold.run_stage(stage)
         finally:
             self.close()
 

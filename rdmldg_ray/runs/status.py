@@ -9,6 +9,7 @@ from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.runs.plan import fold_stages, plan_stages
 from rdmldg_ray.runs.results import RunResults, read_run
 from rdmldg_ray.runs.store import Stage
+from rdmldg_ray.runtime.lease import Holder
 from rdmldg_ray.runtime.progress import PROGRESS_FILE
 from rdmldg_ray.storage import exists, join, read_json
 
@@ -39,13 +40,19 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A whole run; ``eta_s`` is None while some kind of stage has not been seen yet."""
+    """A whole run.
+
+    Attributes:
+        eta_s: seconds until it is done; None while some kind of stage has not been seen yet.
+        holders: who works on which fold, or did when it was killed.
+    """
 
     name: str
     location: str
     complete: bool
     stages: list[StageStatus]
     eta_s: float | None
+    holders: dict[str, Holder]
 
 
 def run_status(root: str, name: str) -> RunStatus:
@@ -58,6 +65,7 @@ def run_status(root: str, name: str) -> RunStatus:
     stages = planned_stages(run)
     remaining = [stage for stage in stages if stage.name not in run.state]
     current = remaining[0] if remaining else None
+    holders = {fold: run.store.holder(fold) for fold in dict.fromkeys(stage.held_out for stage in remaining)}
     found = [_stage_status(run, stage, stage == current) for stage in stages]
     return RunStatus(
         name=name,
@@ -65,6 +73,7 @@ def run_status(root: str, name: str) -> RunStatus:
         complete=not remaining,
         stages=found,
         eta_s=_eta(stages, found, run.state),
+        holders={fold: holder for fold, holder in holders.items() if holder},
     )
 
 

@@ -6,6 +6,7 @@
     <root>/runs/<run>/versions.json                    of the packages that the run was started with
     <root>/runs/<run>/results.jsonl                    a record of DomainBed for each evaluation
     <root>/runs/<run>/<fold>/state.json                which stages of the fold are complete
+    <root>/runs/<run>/<fold>/lease.json                who works on the fold, while somebody does
     <root>/runs/<run>/<fold>/mtct/, sarr-<k>/          what trainings and rounds leave
     <root>/runs/<run>/<fold>/evaluation/<model>/       predictions.parquet, metrics.json
     <root>/runs/<run>/[<fold>/]analyses/               tables and pictures of ``rdmldg analyze``
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
+from rich.console import Console
 
 from rdmldg_ray.config.load import dump_config, parse_config
 from rdmldg_ray.config.names import check_name
@@ -31,6 +33,7 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.domainbed.folds import fold_domains
 from rdmldg_ray.domainbed.records import RESULTS_FILE
 from rdmldg_ray.mtct.job import ADAPTER_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
+from rdmldg_ray.runtime.lease import LEASE_FILE, Holder, Lease, read_holder
 from rdmldg_ray.sarr.selection import CANDIDATES_FOLDER, REJECTIONS_FILE, SELECTED_FOLDER
 from rdmldg_ray.storage import (
     StorageError,
@@ -39,7 +42,7 @@ from rdmldg_ray.storage import (
     list_entries,
     list_folders,
     read_bytes,
-    write_bytes,
+    write_if_unchanged,
     write_json,
 )
 
@@ -189,9 +192,9 @@ class RunStore:
             config = parse_config(read_bytes(self.config_uri).decode())
         return config.model_copy(update={"storage": self.root})
 
-    def write_config(self, config: Config) -> None:
-        """Record the config; from then on the run exists."""
-        write_bytes(self.config_uri, dump_config(config).encode())
+    def write_config(self, config: Config) -> bool:
+        """Record the config; from then on the run exists. False where it exists already."""
+        return write_if_unchanged(self.config_uri, dump_config(config).encode(), None)
 
     # Folds and their states.
 
@@ -226,6 +229,15 @@ class RunStore:
             f"{held_out}/{below}": inputs
             for below, inputs in self._read_file(held_out).get("inputs", {}).items()
         }
+
+    def lease(self, held_out: str, console: Console) -> Lease:
+        """The lease of a fold, to hold while stages are computed into it."""
+        what = f"run '{self.name}', fold {held_out}"
+        return Lease(self._lease_uri(held_out), what, f"rdmldg status {self.uri} --watch", console)
+
+    def holder(self, held_out: str) -> Holder | None:
+        """Who works on a fold, or did when it was killed; None where nobody does."""
+        return read_holder(self._lease_uri(held_out))
 
     def checkpointed(self, stage: Stage) -> bool:
         """Whether a training has left a checkpoint from which it would resume."""
@@ -276,6 +288,9 @@ class RunStore:
 
     def _state_uri(self, held_out: str) -> str:
         return join(self.uri, held_out, _STATE_FILE)
+
+    def _lease_uri(self, held_out: str) -> str:
+        return join(self.uri, held_out, LEASE_FILE)
 
     def redo_remedy(self, stage: Stage) -> str:
         """What to do where an output of a complete stage is damaged."""

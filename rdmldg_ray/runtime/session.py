@@ -20,6 +20,7 @@ from rich.console import Console
 
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.runtime.errors import RunFailedError, user_error
+from rdmldg_ray.runtime.lease import LeaseHeldError
 
 _CARRIED = ("AWS_", "HF_", "MLFLOW_", "WANDB_")
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
@@ -90,8 +91,9 @@ def connected(config: Config, console: Console) -> Iterator[None]:
     """Ray for the time of the block: this process's own connection, or one made by ``ray_session``.
 
     Raises:
-        RunFailedError: for a user error inside the block. Before Ray is there, what is wrong is what was
-            asked for; from then on it is the work that failed.
+        LeaseHeldError: as the block raises it.
+        RunFailedError: for another user error inside the block. Before Ray is there, what is wrong is what
+            was asked for; from then on it is the work that failed.
     """
     with ExitStack() as stack:
         if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
@@ -101,7 +103,7 @@ def connected(config: Config, console: Console) -> Iterator[None]:
             yield
         except Exception as error:
             told = user_error(error)
-            if told is None:
+            if told is None or isinstance(told, LeaseHeldError):
                 raise
             raise RunFailedError(str(told)) from error
 

@@ -1,11 +1,12 @@
 """A command of ``rdmldg`` as a job on a Ray cluster: what is sent there, and how its end is awaited."""
 
 import asyncio
+import hashlib
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,10 +82,15 @@ def connect(address: str) -> "JobSubmissionClient":
 
 
 class RemoteJob:
-    """A job on a cluster: its log, its end."""
+    """A job on a cluster: its log, its end.
 
-    def __init__(self, client: "JobSubmissionClient", job_id: str, address: str):
+    Args:
+        found: whether it was there before it was asked for.
+    """
+
+    def __init__(self, client: "JobSubmissionClient", job_id: str, address: str, found: bool = True):
         self.id = job_id
+        self.found = found
         self.attach_command = f"rdmldg attach {job_id} --address {address}"
         self._client = client
 
@@ -130,8 +136,13 @@ class RemoteJob:
         return code if code > 0 else 1
 
 
-def submit_job(address: str, job: Job, arguments: list[str]) -> RemoteJob:
+def submit_job(address: str, job: Job, arguments: list[str], name: str = "") -> RemoteJob:
     """Start a command as a job on the cluster at an address, with this package and the YAML files named.
+
+    Where a job of the same command is alive there, it is that one.
+
+    Args:
+        name: what the job is to be known by, such as the run's name.
 
     Raises:
         ValueError: when there is no job server, or two of the files have the same name.
@@ -140,8 +151,42 @@ def submit_job(address: str, job: Job, arguments: list[str]) -> RemoteJob:
     with tempfile.TemporaryDirectory() as folder:
         staged = stage_files(Path(folder), arguments)
         entrypoint = shlex.join(["python", "-m", "rdmldg_ray", job, *staged])
-        job_id = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": folder})
-    return RemoteJob(client, job_id, address)
+        stem = job_stem(Path(folder), job, name, entrypoint)
+        while True:
+            ended = {info.submission_id: info.status.is_terminal() for info in client.list_jobs()}
+            job_id = next_job_id(stem, ended)
+            if job_id in ended:
+                return RemoteJob(client, job_id, address)
+            try:
+                client.submit_job(
+                    entrypoint=entrypoint, runtime_env={"working_dir": folder}, submission_id=job_id
+                )
+            except RuntimeError:
+                if job_id not in {info.submission_id for info in client.list_jobs()}:
+                    raise
+                continue  # the same command was submitted elsewhere in this moment
+            return RemoteJob(client, job_id, address, found=False)
+
+
+def job_stem(folder: Path, job: Job, name: str, entrypoint: str) -> str:
+    """What the ids of a command's jobs begin with: the same for the same command with the same YAML files."""
+    digest = hashlib.sha256(entrypoint.encode())
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(file.read_bytes())
+    return "-".join(part for part in (job, name, digest.hexdigest()[:8]) if part)
+
+
+def next_job_id(stem: str, ended: Mapping[str | None, bool]) -> str:
+    """The id of a command's job that is alive, else the first that is free, with a number from the second on.
+
+    Args:
+        ended: whether each job of the cluster has ended, by its id.
+    """
+    number, job_id = 1, stem
+    while ended.get(job_id, False):
+        number += 1
+        job_id = f"{stem}-{number}"
+    return job_id
 
 
 def find_job(address: str, job_id: str) -> RemoteJob:

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from rich.console import Console
+
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.runs.cache_key import count_shared
 from rdmldg_ray.runs.plan import plan_stages
 from rdmldg_ray.runs.store import Kind
+from rdmldg_ray.runtime.lease import LEASE_FILE, Lease
+from rdmldg_ray.storage import join
 from rdmldg_ray.sweeps.space import SweepSpace
 from rdmldg_ray.sweeps.variants import sweep_config
 
@@ -34,3 +38,14 @@ def plan_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> SweepPla
         trials = [sweep_config(config, settings) for settings in space.grid()]
         shared = count_shared(trials, info)
     return SweepPlan(config, space, len(plan_stages(config, info)), shared)
+
+
+def sweep_location(config: Config) -> str:
+    """Where a sweep lies: it has the recipe's name."""
+    return join(config.storage, "sweeps", config.name)
+
+
+def sweep_lease(config: Config, console: Console) -> Lease:
+    """The lease of a sweep as a whole: its trials share stages through what one command keeps in memory."""
+    watch = f"rdmldg report '{config.name}-*' --storage {config.storage}"
+    return Lease(join(sweep_location(config), LEASE_FILE), f"sweep '{config.name}'", watch, console)

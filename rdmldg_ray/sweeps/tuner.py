@@ -29,6 +29,7 @@ from rdmldg_ray.runs.store import ZERO_SHOT, RunStore, Stage, State, damage_told
 from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.storage import as_uri, exists, join, read_bytes, write_bytes
 from rdmldg_ray.sweeps.space import Range, SweepSpace, count_evaluations, score, trial_row
+from rdmldg_ray.sweeps.sweep_plan import sweep_location
 from rdmldg_ray.sweeps.variants import sweep_config
 
 _TUNE_FOLDER = "tune"
@@ -129,11 +130,6 @@ def run_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> list[dict
         )
     results = tuner.fit()
     return [_row(config, info, space, results[number]) for number in range(len(results))]
-
-
-def sweep_location(config: Config) -> str:
-    """Where a sweep lies: it has the recipe's name."""
-    return join(config.storage, "sweeps", config.name)
 
 
 def concurrent_trials(config: Config, cluster: dict[str, float]) -> int:

@@ -10,6 +10,7 @@ from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.runs.plan import count_samples, plan_stages
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.store import Stage
+from rdmldg_ray.runtime.lease import LeaseHeldError
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
 
@@ -197,3 +198,33 @@ def test_a_run_with_other_settings_is_refused_and_each_is_named(pipeline, tmp_pa
         f"set another name (name=...), or delete {tmp_path}/runs/demo",
     ]
     pipeline("mtct.epochs=9", "name=other").prepare()
+
+
+# One at a time.
+
+
+def test_a_fold_that_is_worked_on_is_refused_before_ray_is_started(pipeline):
+    plan, other = pipeline("data.held_out=art,photo"), pipeline("data.held_out=art,photo")
+    plan.check_free()
+    with other.folds["art"].lease.held(), pytest.raises(LeaseHeldError, match="run 'demo', fold art: "):
+        plan.check_free()
+    with other.folds["photo"].lease.held():
+        plan.check_free()  # the fold that comes next is free
+    for stage in plan.folds["art"].stages:
+        plan.store.enter(stage, {"seconds": 1.0, "candidates": 1, "accepted": 1, "accuracy": {}})
+    with other.folds["photo"].lease.held(), pytest.raises(LeaseHeldError, match="fold photo: "):
+        plan.check_free()
+    with other.folds["photo"].lease.held(), pytest.raises(LeaseHeldError, match="fold photo: "):
+        plan.run()
+    plan.check_free()
+
+
+def test_of_two_that_begin_a_run_at_once_with_other_settings_one_is_refused(pipeline, monkeypatch):
+    first, second = pipeline("mtct.epochs=3"), pipeline("mtct.epochs=4")
+    monkeypatch.setattr(
+        "rdmldg_ray.runs.run.check_tracking", lambda _: first.store.write_config(first.config)
+    )
+    monkeypatch.setattr("rdmldg_ray.runs.run.check_inputs", lambda *_: True)
+    with pytest.raises(ConfigError, match=r"mtct\.epochs: was 3, now 4"):
+        second.prepare()
+    assert first.store.read_config().mtct.epochs == 3

@@ -16,7 +16,7 @@ from rdmldg_ray.runs.stage_cache import StageCache
 from rdmldg_ray.runs.store import Stage, write_fold_state
 from rdmldg_ray.runtime.errors import RunFailedError
 from rdmldg_ray.sarr.candidates import CANDIDATE_SCHEMA
-from rdmldg_ray.storage import join, read_json, read_table, write_bytes, write_table
+from rdmldg_ray.storage import join, read_json, read_table, write_bytes, write_json, write_table
 from tests.helpers.stage_files import write_training
 from tools import mini
 
@@ -200,3 +200,34 @@ def test_a_key_is_held_from_the_search_to_the_registration(group):
     run = group("second", "evaluation.zero_shot=false", claim=claim)
     run.folds["flat"].run_stage(MTCT)
     assert held == [run.cache._keys["flat/mtct"]]
+
+
+def test_a_stage_of_one_whose_lease_was_taken_is_not_entered(group):
+    @contextmanager
+    def claim(key):
+        location = join(run.location, "flat/lease.json")
+        write_json(location, read_json(location) | {"token": "another"})
+        yield
+
+    first = group("first")
+    finish(first, MTCT, {}, **write_training(first.store, MTCT, first.config, 48))
+    run = group("second", claim=claim)
+    with pytest.raises(RunFailedError, match=r"run 'second', fold flat: .* has taken over"):
+        run.folds["flat"].run_stage(MTCT)
+    assert run.state() == {} and run.store.fold_inputs("flat") == {}
+
+
+def test_a_lease_that_is_taken_during_a_stage_is_noticed_before_it_is_entered(group, monkeypatch):
+    first, second = group("first"), group("second")
+    finish(first, MTCT, {}, **write_training(first.store, MTCT, first.config, 48))
+    copy = second.cache.copy
+
+    def copy_slowly(*arguments):
+        location = join(second.location, "flat/lease.json")
+        write_json(location, read_json(location) | {"token": "another"})
+        return copy(*arguments)
+
+    monkeypatch.setattr(second.cache, "copy", copy_slowly)
+    with pytest.raises(RunFailedError, match="has taken over"):
+        second.folds["flat"].run_stage(MTCT)
+    assert second.state() == {} and list(second.store.fold_inputs("flat")) == ["flat/mtct"]

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from rdmldg_ray.cli import app
 from rdmldg_ray.cli.base import report_errors
 from rdmldg_ray.runtime.errors import RunFailedError
-from rdmldg_ray.runtime.submission import connect, stage_files
+from rdmldg_ray.runtime.submission import connect, job_stem, next_job_id, stage_files
 from tests.helpers.repository import ROOT
 
 JOBS = ROOT / "jobs"
@@ -50,6 +50,39 @@ def test_a_file_in_any_form_of_option_is_sent(tmp_path):
     staged = stage_files(tmp_path / "sent", arguments)
     assert staged == ["--space=space.yaml", *arguments[1:]]
     assert (tmp_path / "sent/space.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("ended", "job_id"),
+    [
+        ({}, "run-demo"),
+        ({"run-demo": False}, "run-demo"),
+        ({"run-demo": True}, "run-demo-2"),
+        ({"run-demo": True, "run-demo-2": False}, "run-demo-2"),
+        ({"run-demo": True, "run-demo-2": True}, "run-demo-3"),
+        ({"run-demo": True, "run-demo-3": False, None: False}, "run-demo-2"),
+        ({"run-demo2": False, "raysubmit_x": False}, "run-demo"),
+    ],
+)
+def test_a_command_has_one_job_that_is_alive_and_numbered_ones_before(ended, job_id):
+    assert next_job_id("run-demo", ended) == job_id
+
+
+def test_the_same_command_with_the_same_files_has_the_same_id(tmp_path):
+    def stem(job, name, entrypoint, yaml="name: mine\n"):
+        (tmp_path / "mine.yaml").write_text(yaml)
+        return job_stem(tmp_path, job, name, entrypoint)
+
+    first = stem("run", "mine-trial-0-1", "python mine.yaml --trials 0,1")
+    assert first == stem("run", "mine-trial-0-1", "python mine.yaml --trials 0,1")
+    assert first.rpartition("-")[0] == "run-mine-trial-0-1" and len(first.rpartition("-")[2]) == 8
+    assert stem("ingest", "", "x").rpartition("-")[0] == "ingest"
+    others = {
+        stem("run", "mine-trial-0-1", "python mine.yaml --trials 0,1", yaml="name: mine\nseed: 1\n"),
+        stem("run", "mine-trial-0-1", "python mine.yaml --trials 0,1 seed=1"),
+        stem("run", "mine-trial-0", "python mine.yaml --trials 0"),
+    }
+    assert first not in others and len(others) == 3
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2:7712", "auto", "ray://127.0.0.1:10001", ""])

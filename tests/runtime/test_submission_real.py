@@ -128,7 +128,7 @@ def test_a_job_ends_with_its_own_code(head, tmp_path, png):
     store = tmp_path / "store"
     code, out, err = rdmldg(head, *ingest(pictures(tmp_path / "good", png()), store))
     assert code == 0, out + err
-    assert "rdmldg attach raysubmit_" in out and (store / "datasets/few/dataset.json").exists()
+    assert "rdmldg attach ingest-" in out and (store / "datasets/few/dataset.json").exists()
 
     code, out, err = rdmldg(head, *ingest(pictures(tmp_path / "bad", b"no picture"), tmp_path / "other"))
     assert code == 1, out + err
@@ -154,6 +154,14 @@ def test_ctrl_c_leaves_a_job_or_stops_it(head, tmp_path):
     out, err = process.communicate("n\n", timeout=JOB_TIMEOUT_S)
     assert process.returncode == 130, out + err
     assert "stop the job?" in out and f"rdmldg attach {job_id}" in out
+
+    # The same command is the same job, as long as that is alive.
+    process = start(head, "submit", "demo", "--storage", str(tmp_path / "store"))
+    assert process.stdout.readline().startswith(f"job {job_id} runs this command already")
+    process.stdout.readline()
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate("n\n", timeout=JOB_TIMEOUT_S)
 
     process = start(head, "attach", job_id)
     assert process.stdout.readline()

@@ -11,6 +11,7 @@ from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.config.load import ConfigError, load_config
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.sweeps.space import Range, SweepSpace
+from rdmldg_ray.sweeps.sweep_plan import sweep_location
 from tools import mini
 
 pytest.importorskip("optuna")
@@ -51,8 +52,8 @@ def recorded(tmp_path):
     def recorded(*overrides, **settings):
         config = load_config("demo", [*mini.SETTINGS, "name=swept", f"storage={tmp_path}", *overrides])
         space = SweepSpace(settings=settings or {"lora.rank": [8, 16]})
-        sweep._record(sweep.sweep_location(config), config, info, space)
-        return f"{sweep.sweep_location(config)}/sweep.yaml"
+        sweep._record(sweep_location(config), config, info, space)
+        return f"{sweep_location(config)}/sweep.yaml"
 
     return recorded
 
