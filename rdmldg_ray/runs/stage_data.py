@@ -92,7 +92,8 @@ class StageData:
     def check_chains(self, stage: Stage) -> "Coverage":
         """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``.
 
-        Says which classes are left with fewer images than others, where there are such.
+        Says which classes are left with fewer images than others, where there are such; those that are left
+        with none are the caller's to name.
         """
         longest = 0
         if self.config.mtct.weights.reasoning == 0:
@@ -111,9 +112,9 @@ class StageData:
             images += [(label, name in accepted) for name, label in zip(names, labels, strict=True)]
         if not accepted:
             self.training_set(stage)
-        if uneven := uneven_classes(images):
-            _log.warning("%s held out: %s", stage.held_out, uneven)
         without = {label for label, _ in images} - {label for label, has_chain in images if has_chain}
+        if uneven := uneven_classes(image for image in images if image[0] not in without):
+            _log.warning("%s held out: %s", stage.held_out, uneven)
         return Coverage(tuple(sorted(without)), longest > self.config.model.max_length)
 
     def long_chains(self, stage: Stage) -> list[tuple[str, int]]:
