@@ -76,7 +76,7 @@ class StageData:
     def probe_set(self, held_out: str) -> pa.Table:
         """The ``out`` splits of all domains, with the teacher's chains."""
         samples = self.evaluation_set(held_out).filter(pc.field("split") == "out")
-        return attach_chains(samples, *self._teacher_chains(self.info.environments))
+        return attach_chains(samples, *self._teacher_chains(self.info.environments), warn=False)
 
     def training_set(self, stage: Stage) -> tuple[pa.Table, int]:
         """What a stage trains on, with a column ``chain``, and how many source images are not in it.
@@ -148,7 +148,8 @@ class StageData:
         return found
 
     def _with_teacher(self, samples: pa.Table, stage: Stage) -> pa.Table:
-        return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)))
+        # Of these chains ``check_chains`` warns.
+        return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)), warn=False)
 
     def _long(self, training_set: pa.Table) -> list[tuple[str, int]]:
         # One token has several characters, so that shorter chains leave room for the prompt. Where they do
@@ -170,7 +171,9 @@ class StageData:
         match self.config.sarr.without_chain:
             case "teacher":
                 chains, location = self._teacher_chains(self._sources(stage.held_out))
-                return pa.concat_tables([own, attach_chains(rest, chains, location, may_be_none=True)])
+                return pa.concat_tables(
+                    [own, attach_chains(rest, chains, location, may_be_none=True, warn=False)]
+                )
             case "labels":
                 no_chains = pa.nulls(len(rest), pa.large_string())
                 return pa.concat_tables([own, rest.append_column("chain", no_chains)])
