@@ -117,8 +117,7 @@ def read_results(location: str) -> list[Record]:
 
 def _checked(record: Any) -> Record:
     """A record whose parts are what model selection takes them for; ValueError says what is not."""
-    args = record.get("args") if isinstance(record, dict) else None
-    if not isinstance(args, dict):
+    if not isinstance(record, dict) or not isinstance(args := record.get("args"), dict):
         raise ValueError("no object with 'args'")
     if missing := [key for key in ("dataset", "algorithm", *_NUMBERS, "test_envs") if key not in args]:
         raise ValueError(f"'args' has no {', '.join(missing)}")

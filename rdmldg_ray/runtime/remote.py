@@ -30,9 +30,10 @@ def in_task(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
     # DEFAULT, and not what a trial of Tune would hand down: its own placement group, which has no room.
     # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/air/execution/resources/placement_group.py#L35
     task: Any = ray.remote(num_cpus=0, num_returns=2, scheduling_strategy="DEFAULT")(_call)
+    result: T
     result, said = ray.get(task.remote(function, arguments, named))
     _tell(said)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 class _Listener(logging.Handler):
