@@ -16,7 +16,9 @@ _CHECKED_AT_ONCE = 1024
 _log = logging.getLogger(__name__)
 
 
-def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_none: bool = False) -> pa.Table:
+def attach_chains(
+    samples: pa.Table, chains: pa.Table, location: str, may_be_none: bool = False, warn: bool = True
+) -> pa.Table:
     """Samples that have an accepted chain, with it as column ``chain``: the first candidate's of several.
 
     A chain that tells which image it was written for is left out, with a warning, where the sample has
@@ -27,6 +29,7 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
         chains: rows with ``CHAIN_COLUMNS``.
         location: where the chains lie, for the messages.
         may_be_none: whether it is right that no sample has an accepted chain.
+        warn: whether to warn; not of chains that were looked at before.
 
     Raises:
         ValueError: when no sample has an accepted chain and some must, or a chain to train on is not of the
@@ -39,10 +42,11 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
     images = samples["sha256"].take(pc.index_in(accepted["id"], value_set=samples["id"].combine_chunks()))
     other = pc.fill_null(pc.not_equal(accepted["image_sha256"], images), False)
     if outdated := pc.sum(other).as_py():
-        _warn(
-            f"{location}: {outdated} chains are not used, since they were written for other images than the "
-            "data set has now; write or import chains for these"
-        )
+        if warn:
+            _warn(
+                f"{location}: {outdated} chains are not used, since they were written for other images than "
+                "the data set has now; write or import chains for these"
+            )
         accepted = accepted.filter(pc.invert(other))
     accepted = accepted.sort_by("candidate")
     rows = accepted["row"].take(pc.index_in(samples["id"], value_set=accepted["id"].combine_chunks()))
@@ -63,7 +67,7 @@ def attach_chains(samples: pa.Table, chains: pa.Table, location: str, may_be_non
                     f"{location}: row {sample_id}: {error}; mend the chain, or set its 'accepted' to false"
                 ) from error
     # Of a part of the chains, as where there may be none, this tells nothing.
-    if not may_be_none and "label" in samples.column_names:
+    if warn and not may_be_none and "label" in samples.column_names:
         labels, has_chain = samples["label"].to_pylist(), rows.is_valid().to_pylist()
         if uneven := uneven_classes(zip(labels, has_chain, strict=True)):
             _warn(f"{location}: {uneven}")

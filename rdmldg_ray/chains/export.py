@@ -56,7 +56,8 @@ _HF_FEATURES = {
 }
 _HF_QUESTION_FEATURES = {
     "question": {"dtype": "string", "_type": "Value"},
-    "options": {"_type": "List", "feature": {"dtype": "string", "_type": "Value"}},
+    # Not as a List, which releases before 4.0 do not know.
+    "options": [{"dtype": "string", "_type": "Value"}],
 }
 _HF_README = """---
 configs:

@@ -17,6 +17,7 @@ from rdmldg_ray.config.load import load_config, recipe_names
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.errors import RunFailedError, user_error
+from rdmldg_ray.storage import absolute
 
 app = typer.Typer(
     help="Fine-tune multimodal LLMs for domain generalization by reasoning (RD-MLDG), on Ray.",
@@ -98,6 +99,8 @@ def command(
         @functools.wraps(function)
         def wrapped(*, as_json: bool, debug: bool, **given: Any) -> None:
             with report_errors(debug), _document_alone(as_json) as write_document:
+                if given.get("storage") is not None:
+                    absolute(given["storage"])  # raises for what is no place, before anything else is done
                 try:
                     write_document(function(**given))
                 except Ended as ended:

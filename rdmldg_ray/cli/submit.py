@@ -13,7 +13,8 @@ from rdmldg_ray.runtime.submission import Job, RemoteJob, check_shared
 Address = Annotated[
     str,
     typer.Option(
-        envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, such as http://127.0.0.1:8265."
+        envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],  # as `ray job` takes them
+        help="The cluster's dashboard, such as http://127.0.0.1:8265.",
     ),
 ]
 # What `timeout` and shells give to a program that Ctrl-C has ended.

@@ -5,7 +5,9 @@ DomainBed's ``collect_results --input_dir <root>/runs`` reads these files, and s
 model before training, 1 after MTCT and 1 + k after round k of SARR.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.domainbed.catalogue import DATASETS
-from rdmldg_ray.domainbed.selection import Record
+from rdmldg_ray.domainbed.selection import Record, num_envs
 from rdmldg_ray.domainbed.splits import seed_hash
 from rdmldg_ray.storage import StorageError, exists, join, read_bytes
 
@@ -22,6 +24,8 @@ RESULTS_FILE = "results.jsonl"
 ZERO_SHOT = "zero-shot"
 
 _NO_HYPERPARAMETERS = ("name", "storage", "workers", "engines", "evaluation")
+_ROUNDING = 1e-6
+_NUMBERS = ("trial_seed", "hparams_seed")
 RECORD_COLUMNS = ["domain", "split", "held_out", "pathway", "correct"]
 """Columns of predictions that ``make_records`` reads."""
 
@@ -95,18 +99,52 @@ def read_results(location: str) -> list[Record]:
     if not exists(file):
         raise StorageError(f"{file}: no results here; a run writes them with its first evaluation")
     records = []
-    for number, line in enumerate(read_bytes(file).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_bytes(file).removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
+        if not line.strip():
+            continue
         try:
-            record = json.loads(line)
-            missing = {"dataset", "algorithm", "test_envs", "trial_seed", "hparams_seed"} - set(
-                record["args"]
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}: line {number} is not a record of DomainBed ({error!r})") from None
-        if missing or "step" not in record:
-            raise ValueError(f"{file}: line {number} has no {', '.join(sorted(missing)) or 'step'}")
-        records.append(record)
+            records.append(_checked(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            told = " ".join(str(error).split())
+            raise ValueError(
+                f"{file}: line {number} is not a record of DomainBed ({told}); restore the file, or delete "
+                "the line"
+            ) from None
+    if not records:
+        raise ValueError(f"{file}: is empty; restore it, or leave it out")
     return records
+
+
+def _checked(record: Any) -> Record:
+    """A record whose parts are what model selection takes them for; ValueError says what is not."""
+    if not isinstance(record, dict) or not isinstance(args := record.get("args"), dict):
+        raise ValueError("no object with 'args'")
+    if missing := [key for key in ("dataset", "algorithm", *_NUMBERS, "test_envs") if key not in args]:
+        raise ValueError(f"'args' has no {', '.join(missing)}")
+    for key in ("dataset", "algorithm"):
+        if not isinstance(args[key], str):
+            raise ValueError(f"'{key}' is no text")
+    for key, value in [*((key, args[key]) for key in _NUMBERS), ("step", record.get("step"))]:
+        if not isinstance(value, int):
+            raise ValueError(f"'{key}' is no whole number")
+    if not isinstance(args.get("seed"), int | None):
+        raise ValueError("'seed' is no whole number")
+    scores = {key: value for key, value in record.items() if re.fullmatch(r"env\d+_(in|out|all)_acc", key)}
+    for key, value in scores.items():
+        if not isinstance(value, int | float) or not -_ROUNDING <= value <= 1 + _ROUNDING:
+            raise ValueError(f"'{key}' is no accuracy between 0 and 1")
+    envs = num_envs(record)
+    if envs != sum(key.endswith("_out_acc") for key in scores):
+        raise ValueError(f"no 'env{envs}_out_acc'")
+    names = args.get("environments", [""] * envs)
+    if not isinstance(names, list) or len(names) != envs or not all(isinstance(name, str) for name in names):
+        raise ValueError("'environments' is no list of their names")
+    if not isinstance(args["test_envs"], list):
+        raise ValueError("'test_envs' is no list")
+    for env in args["test_envs"]:
+        if not isinstance(env, int) or env not in range(envs) or f"env{env}_in_acc" not in scores:
+            raise ValueError(f"no accuracies of the test environment {env!r}")
+    return record
 
 
 def _accuracies(predictions: pa.Table, environments: Sequence[str], held_out: set[str]) -> dict[str, float]:

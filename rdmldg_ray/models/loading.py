@@ -88,7 +88,8 @@ def load_trained(model: PreTrainedModel, family: Family, config: LoraConfig, fol
 def save_trained(model: nn.Module, folder: Path) -> None:
     """Write the adapter, or without one the trained weights; never what is frozen."""
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder))
+        # Embeddings are not trained. Whether a vocabulary was resized would be asked of the model hub.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         return
     folder.mkdir(parents=True, exist_ok=True)
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

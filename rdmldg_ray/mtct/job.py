@@ -26,6 +26,8 @@ class TrainJob:
     """Where the stage's outputs go."""
     adapter: str | None
     """URI of the adapter to continue from; None for a new one."""
+    model: str
+    """What is trained, by fold and stage, as ``paint/sarr-1``."""
     seed: int
     parity_set: pa.Table
     """A few samples of the training set, to compare engines with; see ``models.parity``."""

@@ -49,6 +49,7 @@ def train_stage(
     class_names: list[str],
     location: str,
     adapter: str | None,
+    model: str,
     seed: int,
 ) -> None:
     """Train on ``training_set`` and leave ``adapter/`` and ``metrics.jsonl`` at ``location``.
@@ -63,6 +64,7 @@ def train_stage(
         class_names: all classes, in the order in which the prompts list them.
         location: where outputs and checkpoints go.
         adapter: URI of the adapter to continue from, or None for a new one.
+        model: what is trained, by fold and stage, as ``paint/sarr-1``.
         seed: seeds adapters, order and augmentation.
 
     Raises:
@@ -77,6 +79,7 @@ def train_stage(
         class_names=class_names,
         location=location,
         adapter=adapter,
+        model=model,
         seed=seed,
         parity_set=_spread(training_set),
     )

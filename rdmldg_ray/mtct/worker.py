@@ -28,6 +28,7 @@ from transformers import get_scheduler
 from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.datasets.schema import question_columns
+from rdmldg_ray.models.card import write_card
 from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.folder import model_folder
 from rdmldg_ray.models.loading import (
@@ -75,16 +76,16 @@ class TrainWorker:
         self.world_size = ray.train.get_context().get_world_size()
         assert self.world_size == job.plan.num_workers
         self._flex = job.config.model.attention == "flex"
-        base = model_folder(job.config.model.path)
-        self.family = family_of(base)
+        self.base = model_folder(job.config.model.path)
+        self.family = family_of(self.base)
         torch.manual_seed(job.seed)
-        self.model = self._load_model(base)
+        self.model = self._load_model(self.base)
         leave_out_tied(self.model)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.target_loss = TargetLoss(plain_model(self.model))
         self.engine = self._initialize_deepspeed()
         self.prompts = PathwayPrompts(
-            load_processor(base), job.class_names, job.config.model.mm_processor_kwargs
+            load_processor(self.base), job.class_names, job.config.model.mm_processor_kwargs
         )
         self.metrics_log = join(job.location, METRICS_FILE)
         self.metrics: list[str] = []
@@ -367,6 +368,8 @@ class TrainWorker:
             if self.rank == 0:
                 with tempfile.TemporaryDirectory() as folder:
                     save_trained(self.model, Path(folder))
+                    config = self.job.config
+                    write_card(Path(folder), self.base, config.name, config.data.dataset, self.job.model)
                     pq.write_table(known, Path(folder) / PARITY_FILE)
                     upload_folder(Path(folder), join(self.job.location, ADAPTER_FOLDER))
         dist.barrier()

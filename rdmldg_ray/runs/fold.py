@@ -176,6 +176,7 @@ class FoldPipeline:
                 class_names=list(self.info.classes),
                 location=location,
                 adapter=adapter,
+                model=stage.name,
                 seed=self.config.seed + stage.round,
             )
         if left_out:

@@ -35,6 +35,17 @@ _ONLY_ROUNDING = (
 """How a step is cut: with others of these a training gives the same result but for rounding."""
 
 
+def only_rounding(key: str, before: Config, now: Config) -> bool:
+    """Whether a training begun with the value that a setting has now differs by rounding alone from one with
+    the value before."""
+    # Dropout draws for each forward pass.
+    if key not in _ONLY_ROUNDING or now.lora.dropout > 0:
+        return False
+    # DeepSpeed has another optimizer for bfloat16 at stage 0.
+    stages = {before.workers.zero_stage, now.workers.zero_stage}
+    return not (key == "workers.zero_stage" and 0 in stages and now.model.dtype == "bfloat16")
+
+
 class Run:
     """A run of the method on a data set that lies on storage.
 
@@ -122,16 +133,20 @@ class Run:
         remaining = self.remaining()
         for held_out in dict.fromkeys(stage.held_out for stage in remaining):
             self.data.evaluation_set(held_out)  # raises where a split is empty
+        without: dict[tuple[str, ...], list[str]] = {}
         for stage in remaining:
             if stage.kind == "mtct":
                 coverage = self.data.check_chains(stage)
                 if coverage.long and self.config.data.long_chains == "refuse":
                     self._maybe_long.append(stage)
                 if coverage.without:
-                    self._note(
-                        f"{stage.name} trains on no image of {named(coverage.without)} classes, which have "
-                        f"no accepted chain of '{self.config.data.chains}'"
-                    )
+                    without.setdefault(coverage.without, []).append(stage.name)
+        for classes, stages in without.items():
+            self._note(
+                f"{', '.join(stages)}: no image is trained on of {named(classes)} classes, which have no "
+                f"accepted chain of '{self.config.data.chains}'; look at why they were rejected, and have "
+                "them written by another teacher"
+            )
 
     def check_settings(self) -> None:
         """Check that the run, where it exists, was started with the same settings.
@@ -170,17 +185,10 @@ class Run:
 
     def _only_rounding(self, key: str, before: Config) -> bool:
         """Whether another value of a setting than that of the run's config is of no consequence."""
-        # Dropout draws for each forward pass.
-        if key not in _ONLY_ROUNDING or self.config.lora.dropout > 0:
-            return False
-        if key.endswith("micro_batch_size"):
-            return True
-        # DeepSpeed has another optimizer for bfloat16 at stage 0.
-        stages = {before.workers.zero_stage, self.config.workers.zero_stage}
-        if key == "workers.zero_stage" and 0 in stages and self.config.model.dtype == "bfloat16":
+        if not only_rounding(key, before, self.config):
             return False
         # Where a training has recorded how its checkpoint is cut, that is compared; see ``runs.inputs``.
-        return not any(
+        return key.endswith("micro_batch_size") or not any(
             self.store.checkpointed(stage) and stage.name not in self.store.fold_inputs(stage.held_out)
             for stage in self.remaining()
         )

@@ -76,7 +76,7 @@ class StageData:
     def probe_set(self, held_out: str) -> pa.Table:
         """The ``out`` splits of all domains, with the teacher's chains."""
         samples = self.evaluation_set(held_out).filter(pc.field("split") == "out")
-        return attach_chains(samples, *self._teacher_chains(self.info.environments))
+        return attach_chains(samples, *self._teacher_chains(self.info.environments), warn=False)
 
     def training_set(self, stage: Stage) -> tuple[pa.Table, int]:
         """What a stage trains on, with a column ``chain``, and how many source images are not in it.
@@ -92,7 +92,8 @@ class StageData:
     def check_chains(self, stage: Stage) -> "Coverage":
         """Read the teacher's chains as a training will, but little at a time; raises as ``training_set``.
 
-        Says which classes are left with fewer images than others, where there are such.
+        Says which classes are left with fewer images than others, where there are such; those that are left
+        with none are the caller's to name.
         """
         longest = 0
         if self.config.mtct.weights.reasoning == 0:
@@ -111,9 +112,9 @@ class StageData:
             images += [(label, name in accepted) for name, label in zip(names, labels, strict=True)]
         if not accepted:
             self.training_set(stage)
-        if uneven := uneven_classes(images):
-            _log.warning("%s held out: %s", stage.held_out, uneven)
         without = {label for label, _ in images} - {label for label, has_chain in images if has_chain}
+        if uneven := uneven_classes(image for image in images if image[0] not in without):
+            _log.warning("%s held out: %s", stage.held_out, uneven)
         return Coverage(tuple(sorted(without)), longest > self.config.model.max_length)
 
     def long_chains(self, stage: Stage) -> list[tuple[str, int]]:
@@ -147,7 +148,8 @@ class StageData:
         return found
 
     def _with_teacher(self, samples: pa.Table, stage: Stage) -> pa.Table:
-        return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)))
+        # Of these chains ``check_chains`` warns.
+        return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)), warn=False)
 
     def _long(self, training_set: pa.Table) -> list[tuple[str, int]]:
         # One token has several characters, so that shorter chains leave room for the prompt. Where they do
@@ -169,7 +171,9 @@ class StageData:
         match self.config.sarr.without_chain:
             case "teacher":
                 chains, location = self._teacher_chains(self._sources(stage.held_out))
-                return pa.concat_tables([own, attach_chains(rest, chains, location, may_be_none=True)])
+                return pa.concat_tables(
+                    [own, attach_chains(rest, chains, location, may_be_none=True, warn=False)]
+                )
             case "labels":
                 no_chains = pa.nulls(len(rest), pa.large_string())
                 return pa.concat_tables([own, rest.append_column("chain", no_chains)])

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import shlex
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import rdmldg_ray
 from rdmldg_ray.runtime.errors import RunFailedError
+from rdmldg_ray.storage import absolute
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -55,6 +57,7 @@ def check_shared(what: str, location: str) -> None:
             f"{what}: '{location}' would be a folder of the job's own, gone with it; give "
             "s3://bucket/prefix, or an absolute path that all nodes share"
         )
+    absolute(location)  # raises for what no node could open
 
 
 def connect(address: str) -> "JobSubmissionClient":
@@ -63,11 +66,13 @@ def connect(address: str) -> "JobSubmissionClient":
     Raises:
         ValueError: when it does not answer, or refuses.
     """
+    if not re.match(r"https?://[^/]", address):
+        raise ValueError(
+            f"--address (or RAY_ADDRESS): '{address}' is not a URL; give the dashboard's, as http://host:8265"
+        )
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    if not address.startswith(("http://", "https://")):
-        raise ValueError(f"--address: '{address}' is not a URL; give the dashboard's, as http://host:8265")
     try:
         client = JobSubmissionClient(address)
         client.list_jobs()  # the version, which the client asks for by itself, is told without a token

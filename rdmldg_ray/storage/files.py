@@ -37,14 +37,17 @@ def absolute(location: str) -> str:
 
     Raises:
         StorageError: for an empty one, which would mean whatever folder a process happens to be in; for a
-            ``file:`` URI of no path of this machine.
+            ``file:`` URI of no path of this machine; as ``open_location`` for one that is not local.
     """
     if not location.strip():
         raise StorageError("an empty path was given, as by a variable that is not set; give a path")
     if location.startswith("file:"):
         return _local_path(location)
+    if "://" in location or location.startswith("s3:"):
+        _check_remote(location)
+        return location
     # Workers run in other folders, where a relative path would mean another place.
-    return location if "://" in location else os.path.abspath(os.path.expanduser(location))
+    return os.path.abspath(os.path.expanduser(location))
 
 
 def _local_path(uri: str) -> str:
@@ -56,6 +59,20 @@ def _local_path(uri: str) -> str:
     return os.path.abspath(unquote(path))
 
 
+def _check_remote(location: str) -> None:
+    """Raise StorageError for a location that is not local and not below a bucket of S3."""
+    scheme, _, path = location.partition(":")
+    # What stands before an @ may be a credential, so the location is not repeated.
+    shown = f"{scheme}://...@..." if "@" in path else location
+    if scheme != "s3":
+        raise StorageError(f"{shown}: unknown scheme '{scheme}://'; use a local path or s3://bucket/prefix")
+    if not path.startswith("//") or not s3.BUCKET.fullmatch(path.removeprefix("//").split("/")[0]):
+        raise StorageError(
+            f"{shown}: no valid bucket name; write s3://bucket/prefix, and give credentials in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        )
+
+
 def open_location(location: str) -> tuple[fs.FileSystem, str]:
     """The file system of a location and the path within it.
 
@@ -63,21 +80,10 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
         StorageError: for a scheme that is neither ``s3://`` nor a local path, or a bucket that has no
             valid name.
     """
-    if "://" not in location or location.startswith("file:"):
-        return fs.LocalFileSystem(), absolute(location)
-    scheme, path = location.split("://", 1)
-    if scheme != "s3":
-        raise StorageError(
-            f"{location}: unknown scheme '{scheme}://'; use a local path or s3://bucket/prefix"
-        )
-    bucket, *keys = path.split("/")
-    if not s3.BUCKET.fullmatch(bucket):
-        # What stands before an @ may be a credential, so the location is not repeated.
-        shown = "s3://...@..." if "@" in path else location
-        raise StorageError(
-            f"{shown}: no valid bucket name; write s3://bucket/prefix, and give credentials in the "
-            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
-        )
+    location = absolute(location)
+    if "://" not in location:
+        return fs.LocalFileSystem(), location
+    bucket, *keys = location.removeprefix("s3://").split("/")
     with errors_explained(location, "opened"):
         return s3.connect(bucket), "/".join([bucket, *filter(None, keys)])
 

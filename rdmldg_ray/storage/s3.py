@@ -42,6 +42,13 @@ _NO_CREDENTIALS = (
     "INVALID_CONFIG_ERROR",
     "METADATA_RETRIEVAL_ERROR",
 )
+# Likewise, of what variables and files set.
+_NO_SETTING = (
+    "INVALID_ENDPOINT",
+    "INVALID_MAX_RETRY_ATTEMPTS_ERROR",
+    "INVALID_REGION_ERROR",
+    "INVALID_RETRY_MODE_ERROR",
+)
 _OTHER_REGION = (
     "AUTHORIZATION_HEADER_MALFORMED",
     "ILLEGAL_LOCATION_CONSTRAINT_EXCEPTION",
@@ -80,12 +87,17 @@ def _refusals() -> Iterator[None]:
         raise RefusedError("NETWORK_CONNECTION") from None
     except BotoCoreError as error:
         raise RefusedError(_in_capitals(type(error).__name__)) from None
+    except ValueError:
+        raise RefusedError("INVALID_ENDPOINT") from None
     except OSError:
         # Of a program that is to give credentials.
         raise RefusedError("CREDENTIAL_RETRIEVAL_ERROR") from None
     except RecursionError:
         # It follows a redirection to another region without end, where that is not named.
         raise RefusedError("PERMANENT_REDIRECT") from None
+    except RuntimeError:
+        # Keys that have expired already when they are given.
+        raise RefusedError("EXPIRED_TOKEN") from None
 
 
 def _code(error: Any) -> str:
@@ -150,7 +162,10 @@ def _connect(
 
 def _attempts() -> int:
     """How often a request is tried: boto3's own variable, and its default."""
-    return int(os.environ.get("AWS_MAX_ATTEMPTS", "3"))
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "3")
+    if not attempts.isdecimal() or int(attempts) < 1:
+        raise RefusedError("INVALID_MAX_RETRY_ATTEMPTS_ERROR")
+    return int(attempts)
 
 
 def _adopt_profile() -> None:
@@ -360,6 +375,12 @@ def explain(location: str, code: str) -> str:
         )
     if code == "CONFIG_PARSE_ERROR":
         return f"one of the files of AWS's settings cannot be read ({_profile_files()}); correct it"
+    if code in _NO_SETTING:
+        return (
+            f"one of AWS's settings is not valid ({code}); correct AWS_ENDPOINT_URL (as http://host:port), "
+            f"AWS_DEFAULT_REGION, AWS_MAX_ATTEMPTS or AWS_RETRY_MODE, or what stands for it in "
+            f"{_profile_files()}"
+        )
     if code in _EXPIRED:
         return (
             f"the credentials for {endpoint} have expired ({code}); get new ones, as by aws sso login or "

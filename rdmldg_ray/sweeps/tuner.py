@@ -22,12 +22,12 @@ from rdmldg_ray.config.schema import RECORDED, Config, EnginesConfig
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.runs.inputs import StageInputs
 from rdmldg_ray.runs.plan import plan_stages
-from rdmldg_ray.runs.run import Run
+from rdmldg_ray.runs.run import Run, only_rounding
 from rdmldg_ray.runs.serving import keeps_engines
 from rdmldg_ray.runs.stage_cache import StageCache
-from rdmldg_ray.runs.store import ZERO_SHOT, RunStore, Stage, State, damage_told
+from rdmldg_ray.runs.store import ZERO_SHOT, RunStore, Stage, State, damage_told, runs_uri
 from rdmldg_ray.runtime.console import plain_console
-from rdmldg_ray.storage import as_uri, exists, join, read_bytes, write_bytes
+from rdmldg_ray.storage import as_uri, exists, join, list_folders, read_bytes, write_bytes
 from rdmldg_ray.sweeps.space import Range, SweepSpace, count_evaluations, score, trial_row
 from rdmldg_ray.sweeps.sweep_plan import sweep_location
 from rdmldg_ray.sweeps.variants import sweep_config
@@ -35,6 +35,7 @@ from rdmldg_ray.sweeps.variants import sweep_config
 _TUNE_FOLDER = "tune"
 _LEASE_S = 60.0
 _DRIVER_CPUS = 0.05
+_WORKERS = ("workers.num_workers", "workers.zero_stage")
 
 
 class Claims:
@@ -229,8 +230,22 @@ def _record(location: str, config: Config, info: DatasetInfo, space: SweepSpace)
         # A setting that is younger than the sweep had its default.
         config_before = Config.model_validate(before["config"], context=RECORDED)
         inputs_before = dict(before.get("inputs", now["inputs"]))
-    if (before["space"], _of_results(config_before)) != (now["space"], _of_results(config)):
-        raise ConfigError(f"sweep '{config.name}' exists with other settings (see {file}); {remedy}")
+    settings = [_of_results(one) for one in (config_before, config)]
+    differing = [key for key in settings[0] | settings[1] if settings[0].get(key) != settings[1].get(key)]
+    if "lora.dropout" not in space.settings:
+        differing = [key for key in differing if not only_rounding(key, config_before, config)]
+        # A checkpoint is of as many workers as there were.
+        spread = [key for key in _WORKERS if settings[0][key] != settings[1][key]]
+        if spread and (trials := _checkpointed_trials(config, info)):
+            raise ConfigError(
+                f"sweep '{config.name}': {', '.join(trials)} would resume from checkpoints that were made "
+                f"with {', '.join(f'{key}={settings[0][key]}' for key in spread)}; resume the sweep with that"
+            )
+    if differing or before["space"] != now["space"]:
+        raise ConfigError(
+            f"sweep '{config.name}' exists with other settings ({', '.join(differing) or 'its space'}; see "
+            f"{file}); {remedy}"
+        )
     if "inputs" not in before and "lora.rank" in space.settings and "lora.alpha" not in space.settings:
         raise ConfigError(
             f"sweep '{config.name}' is of a release that kept lora.alpha while lora.rank varied; finish it "
@@ -242,6 +257,19 @@ def _record(location: str, config: Config, info: DatasetInfo, space: SweepSpace)
             f"sweep '{config.name}': trials would not compare, for these changed since it began: "
             f"{', '.join(changed)}; bring them back, {remedy}"
         )
+
+
+def _checkpointed_trials(config: Config, info: DatasetInfo) -> list[str]:
+    """The sweep's trials that were interrupted in the middle of a training."""
+    found = []
+    for name in list_folders(runs_uri(config.storage)):
+        store = RunStore(config.storage, name)
+        if name.startswith(f"{config.name}-") and store.exists():
+            complete = store.state()
+            planned = plan_stages(store.read_config(), info)
+            if any(store.checkpointed(stage) for stage in planned if stage.name not in complete):
+                found.append(name)
+    return found
 
 
 def _of_results(config: Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -459,7 +460,14 @@ def test_chains_about_questions_come_back_equal_and_have_their_questions_with_th
     else:
         import datasets
 
+        [part] = (place / "data").iterdir()
+        note = json.loads(pq.read_schema(part).metadata[b"huggingface"])["info"]["features"]
+        told = [
+            feature for value in note.values() for feature in (value if isinstance(value, list) else [value])
+        ]
+        assert {feature["_type"] for feature in told} == {"Image", "Value"}, "what releases before 4.0 know"
         rows = datasets.load_dataset(str(place), cache_dir=str(tmp_path / "cache"))["train"]
+        assert rows.features["options"] == datasets.List(datasets.Value("string"))
         for row in rows.select_columns(["id", "question", "options"]):
             assert (row["question"], row["options"]) == tuple(
                 asked[row["id"]][n] for n in ("question", "options")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from rdmldg_ray.cli import app
 from rdmldg_ray.cli.base import Ended, command
 from rdmldg_ray.runtime.errors import RunFailedError
-from tests.helpers.cli import rdmldg
+from tests.helpers.cli import error_of, rdmldg
 
 # What they do is done elsewhere, where the storage is an option of the command that they submit.
 WITHOUT_STORAGE = {"submit", "attach"}
@@ -37,6 +37,29 @@ def options(name):
 def test_every_command_has_the_common_options(name):
     assert {"--json", "--debug"} <= options(name).keys()
     assert ("--storage" in options(name)) == (name not in WITHOUT_STORAGE)
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("s3://", "s3://: no valid bucket name; write s3://bucket/prefix"),
+        ("s3:///runs", "s3:///runs: no valid bucket name; write s3://bucket/prefix"),
+        ("s3:bucket", "s3:bucket: no valid bucket name; write s3://bucket/prefix"),
+        ("gs://bucket/x", "gs://bucket/x: unknown scheme 'gs://'; use a local path or s3://bucket/prefix"),
+        ("", "an empty path was given"),
+    ],
+)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - WITHOUT_STORAGE))
+def test_every_command_refuses_a_storage_that_is_no_place_alike(
+    name, storage, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    given = name.split()
+    for parameter in ALL[name].params:
+        if parameter.required:
+            given += [parameter.opts[0], "x"] if parameter.param_type_name == "option" else ["x"]
+    assert error_of(*given, "--storage", storage).startswith(message)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["", "analyze", "chains", *ALL])

@@ -1,19 +1,23 @@
 """The pool with real engines: what it answers, what it refuses, and what happens when engines die."""
 
+import io
 import json
 import os
 import shutil
 import time
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
 import ray
+from PIL import Image, ImageOps
 from rich.console import Console
 
 from rdmldg_ray.chains.pathways import PathwayPrompts
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.config.schema import EnginesConfig, ModelConfig
+from rdmldg_ray.datasets.images import decode_image
 from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.engines import pool as pool_module
 from rdmldg_ray.engines.engine import EngineError, GenerationRequest
@@ -47,15 +51,53 @@ def samples(pipeline):
     return pipeline.data.source_index("flat", "in")
 
 
+def saved(image, form, **settings):
+    sink = io.BytesIO()
+    image.save(sink, form, **settings)
+    return sink.getvalue()
+
+
+def plain(data):
+    return data
+
+
+def turned_jpeg(data):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by whoever shows it
+    return saved(decode_image("a", data).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+
+
+def palette_with_transparency(data):
+    indexed = decode_image("a", data).quantize(64)
+    return saved(indexed, "PNG", transparency=indexed.getpixel((0, 0)))
+
+
+def gray16(data):
+    gray = np.asarray(decode_image("a", data).convert("L"), dtype=np.uint16)
+    return saved(Image.fromarray(gray * 257), "PNG")
+
+
+def cmyk_jpeg(data):
+    return saved(decode_image("a", data).convert("CMYK"), "JPEG")
+
+
+def animated(data):
+    first = decode_image("a", data)
+    return saved(first, "GIF", save_all=True, append_images=[ImageOps.invert(first)])
+
+
+FORMS = (plain, turned_jpeg, palette_with_transparency, gray16, cmyk_jpeg, animated, plain, turned_jpeg)
+
+
 @pytest.fixture(scope="module")
 def adapter(pipeline, samples, tmp_path_factory):
-    """An adapter with the log-probabilities of the teacher's chains for eight images."""
+    """An adapter with the log-probabilities of the teacher's chains for eight images, in many forms."""
     chains = read_table(join(pipeline.config.storage, "datasets/mini/chains/rules"), ["id", "text"])
     texts = {row["id"]: row["text"] for row in chains.to_pylist()}
     chosen = samples.take(list(range(0, 48, 6)))
     rows = [
-        {"id": row["id"], "image": image, "label": row["label"], "chain": texts[row["id"]]}
-        for row, image in zip(chosen.to_pylist(), read_images(chosen), strict=True)
+        {"id": row["id"], "image": stored(image), "label": row["label"], "chain": texts[row["id"]]}
+        for row, image, stored in zip(chosen.to_pylist(), read_images(chosen), FORMS, strict=True)
     ]
     folder = tmp_path_factory.mktemp("adapter")
     adapters.write_adapter(folder, TINY_BASE, CLASSES, rows)

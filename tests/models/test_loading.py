@@ -202,3 +202,11 @@ def test_a_tied_output_layer_is_left_out_while_it_is_frozen(load_random_base, ra
     trained = make_trainable(load_random_base(), family, LoraConfig(enabled=False, parts=["decoder"]))
     leave_out_tied(trained)
     assert tied in trained.state_dict()
+
+
+def test_a_merged_export_names_no_path_of_this_machine(adapted, random_base, tmp_path):
+    adapted.save_pretrained(tmp_path / "adapter")  # as those of earlier releases, which do
+    assert str(random_base) in (tmp_path / "adapter/adapter_config.json").read_text()
+    save_merged(random_base, tmp_path / "adapter", FLOAT32, tmp_path / "merged")
+    texts = [file.read_text() for file in (tmp_path / "merged").iterdir() if file.suffix != ".safetensors"]
+    assert not [text for text in texts if str(tmp_path) in text or str(random_base) in text]

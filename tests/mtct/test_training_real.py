@@ -54,7 +54,7 @@ def train(ray_cluster, tmp_path_factory):
         stage = f"{root}/{name}"
         if Path(stage, "adapter").exists():
             return Path(stage)
-        train_stage(config, config.mtct, training_set, list(class_names), stage, None, seed=0)
+        train_stage(config, config.mtct, training_set, list(class_names), stage, None, "paint/mtct", seed=0)
         return Path(stage)
 
     return train

@@ -87,6 +87,11 @@ def gone(file):
     file.unlink()
 
 
+def folder(file):
+    file.unlink()
+    file.mkdir()
+
+
 def text(content):
     def write(file):
         file.write_text(content)
@@ -162,7 +167,16 @@ DAMAGE = [
     (CANDIDATES, gone, {"show", "refilter"}),
     *[(REJECTIONS, how, set()) for how in (cut, emptied, gone)],
     *[(ADAPTER, how, {"export", "evaluate"}) for how in (cut, emptied, binary, gone)],
-    *[(RESULTS, how, {"collect"}) for how in (cut, binary, text("[]\n"), gone)],
+    *[
+        (RESULTS, how, {"collect"})
+        for how in (cut, emptied, binary, text("[]\n"), text("{}\n"), gone, folder)
+    ],
+    (CONFIG, folder, ALL - {"collect"}),
+    (STATE, folder, OF_STATE),
+    (METRICS, folder, {"calibrate"}),
+    *[(file, folder, set()) for file in (VERSIONS, PREDICTIONS, REJECTIONS)],
+    (CANDIDATES, folder, {"show", "refilter"}),
+    (ADAPTER, folder, {"export", "evaluate"}),
 ]
 
 

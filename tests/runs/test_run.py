@@ -1,16 +1,19 @@
 import shutil
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 import yaml
 from rich.console import Console
 
+from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.config.load import ConfigError, load_config
-from rdmldg_ray.datasets.schema import DatasetInfo
+from rdmldg_ray.datasets.schema import DatasetInfo, read_dataset_info
 from rdmldg_ray.runs.plan import count_samples, plan_stages
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.store import Stage
 from rdmldg_ray.runtime.lease import LeaseHeldError
+from tools import mini
 
 INFO = DatasetInfo("pets", ("art", "photo", "sketch"), ("cat", "dog"), {"art": 50, "photo": 31, "sketch": 12})
 
@@ -161,6 +164,23 @@ def test_each_round_continues_from_the_adapter_before_it(pipeline, tmp_path):
     adapters = [pipeline().folds["photo"]._adapter(number) for number in (-1, 0, 1)]
     run = f"{tmp_path}/runs/demo/photo"
     assert adapters == [None, f"{run}/mtct/adapter", f"{run}/sarr-1/adapter"]
+
+
+def test_classes_without_a_chain_are_named_once_for_all_folds(tmp_path, caplog, capsys):
+    mini.write_mini(str(tmp_path))
+    info = read_dataset_info(str(tmp_path), "mini")
+    lost = info.classes[0]
+    chains = {name: read_chains(str(tmp_path), "mini", "rules", [name]) for name in info.environments}
+    for name, table in chains.items():
+        rows = [row for row in table.to_pylist() if f"/{lost}/" not in row["id"]]
+        chains[name] = pa.Table.from_pylist(rows, table.schema)
+    write_chains(str(tmp_path), "mini", "rules", chains)
+    settings = load_config("demo", [*mini.SETTINGS, "data.held_out=all", f"storage={tmp_path}"])
+    Run(settings, info, Console(width=1000)).check_chains()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if lost in line]
+    assert all(f"{name}/mtct" in line for name in info.environments)
+    assert "no accepted chain of 'rules'; look at why they were rejected" in line
+    assert not caplog.records
 
 
 def test_a_run_records_its_config_and_resumes_with_the_same(pipeline, tmp_path):

@@ -170,7 +170,7 @@ def test_base_classes_alone_are_trained_and_validated_on_and_all_are_tested(stor
     assert {row["label"] for row in rows if not row["held_out"]} == base
 
 
-def test_classes_that_no_chain_is_of_are_told(tmp_path, store, info):
+def test_classes_that_no_chain_is_of_are_told(tmp_path, store, info, caplog):
     shutil.copytree(Path(store) / "datasets", tmp_path / "datasets")
     config = load_config("demo", ["data.held_out=paint", f"storage={tmp_path}"])
     data = StageData(config, info)
@@ -182,6 +182,7 @@ def test_classes_that_no_chain_is_of_are_told(tmp_path, store, info):
         kept[domain] = pa.Table.from_pylist(rows, CHAIN_SCHEMA)
     write_chains(str(tmp_path), info.name, "rules", kept)
     assert data.check_chains(MTCT).without == ("bird",)
+    assert not caplog.records, "whoever starts a run names them, once"
 
 
 def test_a_split_without_images_is_told_before_anything_is_trained(iconbed, store, info):
@@ -197,7 +198,9 @@ def test_a_class_that_lost_its_chains_is_told_before_a_run_starts(iconbed, info,
     for domain in info.environments:
         if domain != "paint":
             rows = read_table(chains_location(iconbed.config.storage, info.name, "rules", domain)).to_pylist()
-            rows = [row | {"accepted": f"/{lost}/" not in row["id"]} for row in rows]
+            few = {row["id"] for row in rows if f"/{lost}/" in row["id"]}
+            few -= set(sorted(few)[:2])
+            rows = [row | {"accepted": row["id"] not in few} for row in rows]
             part = (
                 f"{chains_location(iconbed.config.storage, info.name, 'uneven', domain)}/part-00000.parquet"
             )

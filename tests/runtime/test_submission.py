@@ -85,10 +85,30 @@ def test_the_same_command_with_the_same_files_has_the_same_id(tmp_path):
     assert first not in others and len(others) == 3
 
 
-@pytest.mark.parametrize("address", ["127.0.0.2:7712", "auto", "ray://127.0.0.1:10001", ""])
+@pytest.mark.parametrize("address", ["127.0.0.2:7712", "auto", "ray://127.0.0.1:10001", "", "http://"])
 def test_an_address_that_is_no_url_is_refused_at_once(address):
     with pytest.raises(ValueError, match="give the dashboard's, as http://"):
         connect(address)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RAY_ADDRESS": "http://127.0.0.1:9"}, "no job server at http://127.0.0.1:9"),
+        ({"RAY_ADDRESS": "10.0.0.1:6379"}, "(or RAY_ADDRESS): '10.0.0.1:6379' is not a URL"),
+        (
+            {"RAY_ADDRESS": "auto", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"},
+            "no job server at http://127.0.0.1:9",
+        ),
+        ({}, "Missing option '--address'"),
+    ],
+)
+def test_the_address_may_come_from_rays_own_variables(environment, message, monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for command in (["submit", "iconbed", "--storage", "s3://bucket/x"], ["attach", "job"]):
+        result = CliRunner().invoke(app, command, env={"COLUMNS": "200", **environment})
+        assert result.exit_code == 2 and message in result.output
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
@@ -104,6 +124,8 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     ("arguments", "message"),
     [
         (["iconbed"], "'rdmldg-store' would be a folder of the job's own"),
+        (["iconbed", "--storage", "s3://"], "s3://: no valid bucket name"),
+        (["iconbed", "--storage", "gs://bucket/x"], "unknown scheme 'gs://'"),
         (["iconbed", "storage=here"], "'here' would be a folder of the job's own"),
         (["iconbed", "--storage", "here"], "'here' would be a folder of the job's own"),
         (["iconbet", "--storage", "s3://bucket/x"], "did you mean 'iconbed'?"),

@@ -180,6 +180,27 @@ def test_a_broken_settings_file_is_named(aws, text):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_MAX_ATTEMPTS", "many"),
+        ("AWS_MAX_ATTEMPTS", "0"),
+        ("AWS_RETRY_MODE", "nonsense"),
+        ("AWS_DEFAULT_REGION", "us east 1"),
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9"),
+        ("AWS_ENDPOINT_URL_S3", "nonsense"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_told(aws, name, value):
+    aws.setenv("AWS_PROFILE", "mine")  # then settings are looked for before anything is sent
+    write_profiles("[profile mine]\n")
+    aws.setenv(name, value)
+    with pytest.raises(
+        StorageError, match=rf"^s3://bucket/a: .*settings is not valid .*{name.removesuffix('_S3')}"
+    ):
+        storage.write_bytes("s3://bucket/a", b"x")
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         "credential_process = /no/such/program\n",
@@ -213,9 +234,9 @@ def test_a_profiles_role_is_taken_and_its_keys_are_renewed(aws, s3_environment):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         aws.delenv(name)
     aws.setenv("AWS_PROFILE", "mine")
-    soon = (datetime.now(UTC) + timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    seen = []
-    for expires in ("2099-01-01T00:00:00Z", soon):
+    soon = (datetime.now(UTC) + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def keys(expires):
         with answering(200, grant(s3_server.SECRET_KEY, expires), "text/xml") as sts:
             write_profiles(
                 "[profile base]\naws_access_key_id = a\naws_secret_access_key = b\nregion = us-east-1\n"
@@ -224,8 +245,12 @@ def test_a_profiles_role_is_taken_and_its_keys_are_renewed(aws, s3_environment):
             )
             aws.setenv("AWS_ENDPOINT_URL", s3_environment["AWS_ENDPOINT_URL"])
             aws.setenv("AWS_ENDPOINT_URL_STS", sts)  # another environment, so that nothing is remembered
-            seen.append(s3._role_keys(s3._environment()))
-    assert seen == [(s3_server.ACCESS_KEY, s3_server.SECRET_KEY, "t")] * 2
+            return s3._role_keys(s3._environment())
+
+    for expires in ("2099-01-01T00:00:00Z", soon):
+        assert keys(expires) == (s3_server.ACCESS_KEY, s3_server.SECRET_KEY, "t")
+    with pytest.raises(s3.RefusedError, match="EXPIRED_TOKEN"):
+        keys("2020-01-01T00:00:00Z")
 
 
 def test_credentials_for_one_prefix_are_enough(s3_root, monkeypatch):

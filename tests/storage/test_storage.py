@@ -387,6 +387,27 @@ def test_an_empty_path_means_no_place(location):
         storage.absolute(location)
 
 
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("s3://", "s3://: no valid bucket name; write s3://bucket/prefix"),
+        ("s3:///prefix", "no valid bucket name; write s3://bucket/prefix"),
+        ("s3:bucket/prefix", "no valid bucket name; write s3://bucket/prefix"),
+        ("s3:/bucket", "no valid bucket name; write s3://bucket/prefix"),
+        ("s3://key:secret@bucket/a", "s3://...@...: no valid bucket name"),
+        ("S3://bucket", "unknown scheme 'S3://'; use a local path or s3://bucket/prefix"),
+        ("gs://bucket/a", "unknown scheme 'gs://'; use a local path or s3://bucket/prefix"),
+        ("https://me:secret@host/a", "https://...@...: unknown scheme 'https://'"),
+        ("://a", "unknown scheme '://'"),
+    ],
+)
+def test_what_is_no_place_on_s3_is_refused_before_anything_is_made_of_it(location, message):
+    for look in (storage.absolute, storage.exists, storage.list_folders):
+        with pytest.raises(StorageError) as refused:
+            look(location)
+        assert message in str(refused.value) and "secret" not in str(refused.value)
+
+
 # What S3 alone can refuse.
 
 

@@ -10,6 +10,8 @@ import yaml
 from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.config.load import ConfigError, load_config
 from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.runs.store import RunStore, Stage
+from rdmldg_ray.storage import write_json
 from rdmldg_ray.sweeps.space import Range, SweepSpace
 from rdmldg_ray.sweeps.sweep_plan import sweep_location
 from tools import mini
@@ -75,6 +77,47 @@ def test_a_sweep_resumes_with_other_settings_that_change_no_result(recorded, oth
     recorded(other)
     with pytest.raises(ConfigError, match="exists with other settings"):
         recorded(other, "engines.dtype=bfloat16")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["mtct.micro_batch_size=2"],
+        ["sarr.training.micro_batch_size=2", "workers.gradient_checkpointing=true"],
+        ["workers.num_workers=1"],
+        ["workers.zero_stage=2", "engines.num_engines=1"],
+    ],
+)
+def test_a_sweep_resumes_with_other_settings_that_change_its_rounding_alone(recorded, others):
+    recorded()
+    recorded(*others)
+    with pytest.raises(ConfigError, match=r"exists with other settings \(mtct\.epochs; see"):
+        recorded(*others, "mtct.epochs=9")
+
+
+@pytest.mark.parametrize(
+    ("settings", "space"), [(["lora.dropout=0.1"], {}), ([], {"lora.dropout": [0.0, 0.1]})]
+)
+def test_how_a_step_is_cut_matters_to_a_sweep_with_dropout(recorded, settings, space):
+    recorded(*settings, **space)
+    recorded(*settings, **space)
+    with pytest.raises(ConfigError, match=r"other settings \(mtct\.micro_batch_size; see"):
+        recorded(*settings, "mtct.micro_batch_size=2", **space)
+
+
+def test_a_sweep_does_not_leave_its_checkpoints_behind_for_other_workers(recorded, tmp_path):
+    recorded()
+    trial = load_config("demo", [*mini.SETTINGS, "name=swept-1", f"storage={tmp_path}"])
+    store = RunStore(str(tmp_path), "swept-1")
+    store.write_config(trial)
+    stage = Stage("flat", "mtct", 0)
+    write_json(f"{store.checkpoints_uri(stage)}/checkpoint_1/shard.json", {})
+    assert store.checkpointed(stage)
+    recorded("mtct.micro_batch_size=2")
+    with pytest.raises(
+        ConfigError, match=r"swept-1 would resume .* with workers\.num_workers=2; resume the sweep with that"
+    ):
+        recorded("workers.num_workers=1")
 
 
 def test_a_sweep_whose_chains_changed_does_not_go_on(recorded, tmp_path):
