@@ -38,7 +38,7 @@ FAMILIES = {
     "idefics3": _IDEFICS3,
     "smolvlm": _IDEFICS3,
     "internvl": Family(
-        name="InternVL 2.5 / 3 (-hf checkpoints)",
+        name="InternVL 2.5 / 3 / 3.5 (-hf checkpoints)",
         vision="model.vision_tower",
         connector="model.multi_modal_projector",
         decoder="model.language_model",

@@ -102,12 +102,28 @@ INTERNVL3_2B = INTERNVL3_8B | {
         "vocab_size": 151674,
     }
 }
+INTERNVL3_5_8B = INTERNVL3_8B | {
+    "text_config": {
+        "model_type": "qwen3",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "num_hidden_layers": 36,
+        "vocab_size": 151936,
+    }
+}
 MODELS = {
     "pacs-internvl3-2b": INTERNVL3_2B,
     "pacs-internvl3-8b": INTERNVL3_8B,
     "pacs-llava-1.5-7b": LLAVA_7B,
     "pacs-qwen2.5-vl-7b": QWEN_7B,
     "pacs-smolvlm-256m": SMOLVLM,
+}
+# Models without a recipe of their own, with the one that they are measured under.
+OTHERS = {
+    "internvl3.5-8b": (INTERNVL3_5_8B, "pacs-internvl3-8b"),
 }
 
 
@@ -116,6 +132,11 @@ NARROW |= {"head_dim": 64, "num_hidden_layers": 1, "vocab_size": 64}
 # What stays of each part, with layers of the true width where they differ from another family's.
 ONE_LAYER = {
     "pacs-internvl3-8b": (
+        {"num_hidden_layers": 1, "vocab_size": 64},
+        {"num_hidden_layers": 1, "image_size": [112, 112]},
+        {"image_seq_length": 16},
+    ),
+    "internvl3.5-8b": (
         {"num_hidden_layers": 1, "vocab_size": 64},
         {"num_hidden_layers": 1, "image_size": [112, 112]},
         {"image_seq_length": 16},
@@ -130,10 +151,15 @@ ONE_LAYER = {
 }
 
 
+def known(name):
+    """What ``config.json`` has of a model, and the recipe that it is measured under."""
+    return OTHERS[name] if name in OTHERS else (MODELS[name], name)
+
+
 def one_layer(name):
     """The same model with one layer of each kind, few words and mostly a small image."""
     text, vision, seen = ONE_LAYER[name]
-    described = MODELS[name]
+    described, _ = known(name)
     if name == "pacs-qwen2.5-vl-7b":
         text = text | {"rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12]}}
     return (
@@ -199,7 +225,7 @@ def kept_bytes(described, config, text_tokens):
 
 @pytest.mark.parametrize("name", ONE_LAYER)
 def test_what_autograd_keeps_is_what_is_estimated(name):
-    config = load_config(name, [NO_CHECKPOINTS, *(SMALL_IMAGES if "qwen" in name else [])])
+    config = load_config(known(name)[1], [NO_CHECKPOINTS, *(SMALL_IMAGES if "qwen" in name else [])])
     kept, tokens, shape = kept_bytes(one_layer(name), config, text_tokens=32)
     assert kept_activations(config, shape, tokens) == pytest.approx(kept, rel=0.1)
 
@@ -219,12 +245,14 @@ def test_it_is_so_for_other_parts_and_for_full_fine_tuning(parts, lora):
     ("name", "billions", "millions"),
     [
         ("pacs-internvl3-8b", 7.94, 23.7),
+        ("internvl3.5-8b", 8.53, 25.4),
         ("pacs-llava-1.5-7b", 7.06, 23.5),
         ("pacs-qwen2.5-vl-7b", 8.29, 25.8),
     ],
 )
 def test_parameters_are_those_of_the_published_models(name, billions, millions):
-    shape = model_shape(load_config(name), MODELS[name])
+    described, recipe = known(name)
+    shape = model_shape(load_config(recipe), described)
     assert shape.parameters / 1e9 == pytest.approx(billions, rel=0.001)
     assert shape.trained / 1e6 == pytest.approx(millions, rel=0.01)
 
