@@ -139,19 +139,31 @@ def _llava():
     return config, 16, {"pixel_values": torch.randn(2, 3, 32, 32)}
 
 
+def _qwen2_vl():
+    return _qwen({"embed_dim": 48, "hidden_size": 48, "mlp_ratio": 2})
+
+
 def _qwen2_5_vl():
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "out_hidden_size": 48}
+    return _qwen(sizes | {"window_size": 56, "fullatt_block_indexes": [1]})
+
+
+def _qwen3_vl():
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "out_hidden_size": 48, "num_position_embeddings": 16}
+    example = _qwen(sizes | {"deepstack_visual_indexes": [0]})
+    example[0]["text_config"]["head_dim"] = 16
+    return example
+
+
+def _qwen(vision):
     config = {
         "vision_config": {
             "depth": 2,
-            "hidden_size": 48,
-            "intermediate_size": 64,
             "num_heads": 3,
-            "out_hidden_size": 48,
             "patch_size": 14,
             "spatial_merge_size": 2,
-            "window_size": 56,
-            "fullatt_block_indexes": [1],
             "initializer_range": 0.15,
+            **vision,
         },
         "text_config": {
             **_TEXT,
@@ -169,7 +181,9 @@ _PARTS = {
     "internvl": _internvl,
     "internvl_qwen3": _internvl_qwen3,
     "llava": _llava,
+    "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
 }
 EXAMPLES = sorted(_PARTS)
-"""By ``model_type``; SmolVLM's is Idefics3's, and a decoder of another kind makes a second one of a family."""
+"""By ``model_type``; SmolVLM has Idefics3's, and InternVL a second one with InternVL3.5's decoder."""

@@ -27,12 +27,13 @@ def test_an_unknown_family_lists_those_there_are(tmp_path, config):
 
 @pytest.mark.parametrize("part", ["vision", "connector", "decoder"])
 def test_the_prefixes_are_modules_of_the_model(load_random_base, random_base, part):
-    load_random_base().get_submodule(family_of(random_base).prefix(part))
+    for prefix in family_of(random_base).prefixes(part):
+        load_random_base().get_submodule(prefix.removesuffix("."))
 
 
 def test_the_parts_hold_every_weight_but_the_head_once(load_random_base, random_base):
     family = family_of(random_base)
-    prefixes = [family.prefix(part) + "." for part in ("vision", "connector", "decoder")]
+    prefixes = [family.prefixes(part) for part in ("vision", "connector", "decoder")]
     for name, _ in load_random_base().named_parameters():
         assert sum(name.startswith(prefix) for prefix in prefixes) == 1, name
 

@@ -40,7 +40,10 @@ def test_each_part_has_linear_layers_that_take_an_adapter_and_shape_the_output(e
     family = example.family
     adapted = add_lora(example.model, family, LoraConfig(rank=2, parts=[part]))
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    assert all(family.prefix(part) in name for name in trainable)
+    prefixes = tuple(f"base_model.model.{prefix}" for prefix in family.prefixes(part))
+    assert all(name.startswith(prefixes) for name in trainable)
+    for prefix in prefixes:
+        assert any(name.startswith(prefix) for name in trainable), prefix
     assert torch.equal(before, run(example, adapted))
     for parameter in trainable.values():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -96,7 +99,7 @@ def test_full_fine_tuning_changes_the_part_and_leaves_the_rest_as_it_was(example
     ).sum().backward()
     torch.optim.AdamW(trainable, lr=0.01, weight_decay=0.1).step()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    own = {name for name in before if name.startswith(family.prefix(part))}
+    own = {name for name in before if name.startswith(family.prefixes(part))}
     assert changed
     assert changed <= own | ({"lm_head.weight"} if part == "decoder" else set())
 
