@@ -4,7 +4,7 @@ A family is recognised by ``model_type`` in the model's ``config.json``.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,14 +17,19 @@ class Family:
     vision: str
     connector: str
     decoder: str
+    deepstack: str | None = None
+    """More connectors, from inner layers of the vision encoder to the decoder's first layers."""
     positions: Literal["sequence", "mrope"] = "sequence"
     """One position for each token, or three (time, height, width), as multimodal RoPE has them."""
     published: tuple[tuple[str, str], ...] = ()
     """Prefixes of weights as transformers 5 saves them, and as published checkpoints and vLLM have them."""
 
-    def prefix(self, part: str) -> str:
-        """Module prefix of ``vision``, ``connector`` or ``decoder``."""
-        return str(getattr(self, part))
+    def prefixes(self, part: str) -> tuple[str, ...]:
+        """How the names of modules in ``vision``, ``connector`` or ``decoder`` begin, with the dot."""
+        modules = [getattr(self, part)]
+        if part == "connector" and self.deepstack:
+            modules.append(self.deepstack)
+        return tuple(f"{module}." for module in modules)
 
 
 _IDEFICS3 = Family(
@@ -33,12 +38,19 @@ _IDEFICS3 = Family(
     connector="model.connector",
     decoder="model.text_model",
 )
+_QWEN2_VL = Family(
+    name="Qwen2-VL",
+    vision="model.visual.blocks",
+    connector="model.visual.merger",
+    decoder="model.language_model",
+    positions="mrope",
+)
 
 FAMILIES = {
     "idefics3": _IDEFICS3,
     "smolvlm": _IDEFICS3,
     "internvl": Family(
-        name="InternVL 2.5 / 3 (-hf checkpoints)",
+        name="InternVL 2.5 / 3 / 3.5 (-hf checkpoints)",
         vision="model.vision_tower",
         connector="model.multi_modal_projector",
         decoder="model.language_model",
@@ -50,13 +62,9 @@ FAMILIES = {
         decoder="model.language_model",
         published=(("vision_tower.", "vision_tower.vision_model."),),
     ),
-    "qwen2_5_vl": Family(
-        name="Qwen2.5-VL",
-        vision="model.visual.blocks",
-        connector="model.visual.merger",
-        decoder="model.language_model",
-        positions="mrope",
-    ),
+    "qwen2_vl": _QWEN2_VL,
+    "qwen2_5_vl": replace(_QWEN2_VL, name="Qwen2.5-VL"),
+    "qwen3_vl": replace(_QWEN2_VL, name="Qwen3-VL", deepstack="model.visual.deepstack_merger_list"),
 }
 
 

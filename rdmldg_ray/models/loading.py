@@ -64,7 +64,7 @@ def train_parts(model: PreTrainedModel, family: Family, config: LoraConfig) -> P
 
     The output layer counts as the decoder's, whose embeddings it shares in many models.
     """
-    prefixes = tuple(family.prefix(part) + "." for part in config.parts)
+    prefixes = tuple(prefix for part in config.parts for prefix in family.prefixes(part))
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith(prefixes)
@@ -190,7 +190,7 @@ def _with_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def _linear_layers(model: nn.Module, family: Family, part: str) -> list[str]:
-    prefix = family.prefix(part) + "."
-    names = [n for n, m in model.named_modules() if n.startswith(prefix) and isinstance(m, nn.Linear)]
-    assert names, f"{family.name}: no linear layer below {prefix}"
+    prefixes = family.prefixes(part)
+    names = [n for n, m in model.named_modules() if n.startswith(prefixes) and isinstance(m, nn.Linear)]
+    assert names, f"{family.name}: no linear layer below {prefixes}"
     return names

@@ -16,7 +16,7 @@ def parameter_groups(model: nn.Module, family: Family, training: TrainingConfig)
 
     The output layer counts as the decoder's, as in ``models.loading.train_parts``.
     """
-    prefixes = {part: family.prefix(part) + "." for part in _PARTS}
+    prefixes = {part: family.prefixes(part) for part in _PARTS}
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in plain_model(model).named_parameters():
         if parameter.requires_grad:

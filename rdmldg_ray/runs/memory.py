@@ -36,8 +36,8 @@ LOSS = 12 * 2**26
 # Tiles of an image, at most, where the processor cuts it up: its own number and the whole image.
 _TILES = {"internvl": 13, "idefics3": 17, "smolvlm": 17}
 _UNCUT = {"internvl": "crop_to_patches", "idefics3": "do_image_splitting", "smolvlm": "do_image_splitting"}
-# Qwen's processor: at most so many pixels of an image.
-_QWEN_PIXELS = 16384 * 28 * 28
+# Qwen's processor: at most so many tokens of an image.
+_QWEN_TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class Shape:
     """Of an image in the prompt, at most."""
     patches: int
     """Of an image in the vision encoder, at most."""
+    mergers: int
+    """Qwen's connectors, each of which keeps a vector of the vision encoder's width of each patch."""
 
 
 @dataclass(frozen=True)
@@ -235,14 +237,14 @@ def model_shape(config: Config, described: dict[str, Any]) -> Shape:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(whole)
 
-    def count(prefix: str) -> int:
-        within = model.get_submodule(prefix).modules()
+    def count(prefixes: tuple[str, ...]) -> int:
+        within = [module for name, module in model.named_modules() if name.startswith(prefixes)]
         linear = [module for module in within if isinstance(module, nn.Linear)]
         if config.lora.enabled:
             return sum(config.lora.rank * (one.in_features + one.out_features) for one in linear)
-        return sum(parameter.numel() for parameter in model.get_submodule(prefix).parameters())
+        return sum(weight.numel() for name, weight in model.named_parameters() if name.startswith(prefixes))
 
-    trained = sum(count(family.prefix(part)) for part in config.lora.parts)
+    trained = sum(count(family.prefixes(part)) for part in config.lora.parts)
     if not config.lora.enabled and "decoder" in config.lora.parts and not whole.tie_word_embeddings:
         trained += model.get_output_embeddings().weight.numel()
     text = whole.get_text_config()
@@ -250,6 +252,7 @@ def model_shape(config: Config, described: dict[str, Any]) -> Shape:
     keys = head * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
     normed = any(name.endswith("self_attn.q_norm") for name, _ in model.named_modules())
     tokens, patches = _image(kind, whole, config.model.mm_processor_kwargs)
+    mrope = family.positions == "mrope"
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trained=trained,
@@ -267,6 +270,7 @@ def model_shape(config: Config, described: dict[str, Any]) -> Shape:
         cached=2 * keys * text.num_hidden_layers,
         image_tokens=tokens,
         patches=patches,
+        mergers=1 + len(getattr(whole.vision_config, "deepstack_visual_indexes", ())) if mrope else 0,
     )
 
 
@@ -310,6 +314,8 @@ def kept_activations(config: Config, shape: Shape, tokens: int) -> int:
     for one, layers in _layer_tokens(config, shape, tokens):
         checkpoint = size * layers.hidden * (tokens if layers is shape.decoder else shape.patches)
         kept += layers.number * (checkpoint if config.workers.gradient_checkpointing else one)
+        if layers is shape.vision:
+            kept += size * shape.mergers * shape.vision.hidden * shape.patches
     return kept
 
 
@@ -361,10 +367,10 @@ def _image(kind: str, whole: Any, settings: dict[str, Any]) -> tuple[int, int]:
     """Tokens of an image in the prompt, and patches of it in the vision encoder, at most."""
     vision = whole.vision_config
     if FAMILIES[kind].positions == "mrope":
-        asked = settings.get("size") or {}
-        pixels = asked.get("longest_edge") or settings.get("max_pixels") or _QWEN_PIXELS
-        patches = pixels // vision.patch_size**2
-        return patches // vision.spatial_merge_size**2, patches
+        asked, of_token = settings.get("size") or {}, vision.spatial_merge_size**2
+        pixels = asked.get("longest_edge") or settings.get("max_pixels")
+        patches = pixels // vision.patch_size**2 if pixels else _QWEN_TOKENS * of_token
+        return patches // of_token, patches
     side, patch = (n[0] if isinstance(n, list | tuple) else n for n in (vision.image_size, vision.patch_size))
     patches = (side // patch) ** 2
     uncut = kind not in _TILES or settings.get(_UNCUT[kind]) is False

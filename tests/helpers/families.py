@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from rdmldg_ray.models.families import FAMILIES
+from rdmldg_ray.models.families import FAMILIES, Family
 from rdmldg_ray.mtct.loss import PathwayLosses, pathway_losses
 from rdmldg_ray.mtct.positions import decoder_inputs
 from rdmldg_ray.mtct.shared_prefix import Layout
@@ -43,9 +43,20 @@ class Example:
     image_tokens: int
     model_inputs: dict[str, torch.Tensor]
 
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return FAMILIES[self.model_type]
+
+    def token_types(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the family's processor adds to a prompt's tokens, where it adds anything."""
+        if self.family.positions == "sequence":
+            return {}
+        return {"mm_token_type_ids": (input_ids == IMAGE_TOKEN).int()}
+
     def one(self, row: int) -> dict[str, torch.Tensor]:
         """The image inputs of one row alone."""
-        if self.model_type == "qwen2_5_vl":
+        if self.family.positions == "mrope":
             patches = len(self.model_inputs["pixel_values"]) // 2
             pixels = self.model_inputs["pixel_values"][row * patches : (row + 1) * patches]
             grid = self.model_inputs["image_grid_thw"][row : row + 1]
@@ -65,7 +76,7 @@ class Example:
             logits_to_keep=layout.keep,
             use_cache=False,
             **self.model_inputs,
-            **decoder_inputs(FAMILIES[self.model_type], self.model, layout, self.model_inputs),
+            **decoder_inputs(self.family, self.model, layout, self.model_inputs),
         ).logits
         return pathway_losses(logits, layout.targets, layout.target_pathway, "sum")
 
@@ -83,10 +94,11 @@ def relative_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-def make(model_type: str) -> Example:
-    """A family's example in float32, with the same weights every time."""
+def make(name: str) -> Example:
+    """An example of ``EXAMPLES`` in float32, with the same weights every time."""
     torch.manual_seed(0)
-    config, image_tokens, inputs = _PARTS[model_type]()
+    config, image_tokens, inputs = _PARTS[name]()
+    model_type = name.removesuffix("_qwen3")
     model = AutoModelForImageTextToText.from_config(
         AutoConfig.for_model(model_type, **config), dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -113,6 +125,11 @@ def _internvl():
     return config, 4, {"pixel_values": torch.randn(2, 3, 32, 32)}
 
 
+def _internvl_qwen3():
+    config, *others = _internvl()
+    return config | {"text_config": {**_TEXT, "model_type": "qwen3", "head_dim": 24}}, *others
+
+
 def _llava():
     config = {
         "vision_config": {**_VISION, "model_type": "clip_vision_model", "image_size": 32, "patch_size": 8},
@@ -122,19 +139,31 @@ def _llava():
     return config, 16, {"pixel_values": torch.randn(2, 3, 32, 32)}
 
 
+def _qwen2_vl():
+    return _qwen({"embed_dim": 48, "hidden_size": 48, "mlp_ratio": 2})
+
+
 def _qwen2_5_vl():
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "out_hidden_size": 48}
+    return _qwen(sizes | {"window_size": 56, "fullatt_block_indexes": [1]})
+
+
+def _qwen3_vl():
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "out_hidden_size": 48, "num_position_embeddings": 16}
+    example = _qwen(sizes | {"deepstack_visual_indexes": [0]})
+    example[0]["text_config"]["head_dim"] = 16
+    return example
+
+
+def _qwen(vision):
     config = {
         "vision_config": {
             "depth": 2,
-            "hidden_size": 48,
-            "intermediate_size": 64,
             "num_heads": 3,
-            "out_hidden_size": 48,
             "patch_size": 14,
             "spatial_merge_size": 2,
-            "window_size": 56,
-            "fullatt_block_indexes": [1],
             "initializer_range": 0.15,
+            **vision,
         },
         "text_config": {
             **_TEXT,
@@ -147,4 +176,14 @@ def _qwen2_5_vl():
     return config, 6, {"pixel_values": torch.randn(48, 3 * 2 * 14 * 14), "image_grid_thw": grid}
 
 
-_PARTS = {"idefics3": _idefics3, "internvl": _internvl, "llava": _llava, "qwen2_5_vl": _qwen2_5_vl}
+_PARTS = {
+    "idefics3": _idefics3,
+    "internvl": _internvl,
+    "internvl_qwen3": _internvl_qwen3,
+    "llava": _llava,
+    "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+}
+EXAMPLES = sorted(_PARTS)
+"""By ``model_type``; SmolVLM has Idefics3's, and InternVL a second one with InternVL3.5's decoder."""

@@ -21,19 +21,15 @@ from rdmldg_ray.models.loading import (
 )
 from tests.helpers import families
 
-MODEL_TYPES = sorted(set(FAMILIES) - {"smolvlm"})
 
-
-@pytest.fixture(params=MODEL_TYPES)
+@pytest.fixture(params=families.EXAMPLES)
 def example(request):
     return families.make(request.param)
 
 
 def run(example, model):
     ids = torch.tensor([[9, 6, *[families.IMAGE_TOKEN] * example.image_tokens, 7, 10, 11, 12]] * 2)
-    extra = {}
-    if example.model_type == "qwen2_5_vl":
-        extra["mm_token_type_ids"] = (ids == families.IMAGE_TOKEN).int()
+    extra = example.token_types(ids)
     with torch.no_grad():
         return model.eval()(input_ids=ids, use_cache=False, **example.model_inputs, **extra).logits
 
@@ -41,10 +37,13 @@ def run(example, model):
 @pytest.mark.parametrize("part", ["vision", "connector", "decoder"])
 def test_each_part_has_linear_layers_that_take_an_adapter_and_shape_the_output(example, part):
     before = run(example, example.model)
-    family = FAMILIES[example.model_type]
+    family = example.family
     adapted = add_lora(example.model, family, LoraConfig(rank=2, parts=[part]))
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    assert all(family.prefix(part) in name for name in trainable)
+    prefixes = tuple(f"base_model.model.{prefix}" for prefix in family.prefixes(part))
+    assert all(name.startswith(prefixes) for name in trainable)
+    for prefix in prefixes:
+        assert any(name.startswith(prefix) for name in trainable), prefix
     assert torch.equal(before, run(example, adapted))
     for parameter in trainable.values():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -53,7 +52,7 @@ def test_each_part_has_linear_layers_that_take_an_adapter_and_shape_the_output(e
 
 def test_the_merged_export_read_back_by_plain_transformers_has_equal_logits(example, tmp_path):
     example.model.save_pretrained(tmp_path / "base")
-    adapted = add_lora(example.model, FAMILIES[example.model_type], LoraConfig(rank=2))
+    adapted = add_lora(example.model, example.family, LoraConfig(rank=2))
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -89,27 +88,25 @@ def test_the_clip_tower_of_llava_is_written_as_in_published_checkpoints_in_shard
 
 @pytest.mark.parametrize("part", ["vision", "connector", "decoder"])
 def test_full_fine_tuning_changes_the_part_and_leaves_the_rest_as_it_was(example, part):
-    family = FAMILIES[example.model_type]
+    family = example.family
     model = train_parts(example.model, family, LoraConfig(enabled=False, parts=[part]))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     ids = torch.tensor([[9, 6, *[families.IMAGE_TOKEN] * example.image_tokens, 7, 10, 11, 12]] * 2)
-    extra = {}
-    if example.model_type == "qwen2_5_vl":
-        extra["mm_token_type_ids"] = (ids == families.IMAGE_TOKEN).int()
+    extra = example.token_types(ids)
     model.train()(input_ids=ids, use_cache=False, **example.model_inputs, **extra).logits.logsumexp(
         -1
     ).sum().backward()
     torch.optim.AdamW(trainable, lr=0.01, weight_decay=0.1).step()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    own = {name for name in before if name.startswith(family.prefix(part))}
+    own = {name for name in before if name.startswith(family.prefixes(part))}
     assert changed
     assert changed <= own | ({"lm_head.weight"} if part == "decoder" else set())
 
 
 def test_trained_weights_go_on_over_the_base(example, tmp_path):
     config = LoraConfig(enabled=False, parts=["vision", "decoder"])
-    family = FAMILIES[example.model_type]
+    family = example.family
     example.model.save_pretrained(tmp_path / "base")
     model = train_parts(example.model, family, config)
     for parameter in model.parameters():

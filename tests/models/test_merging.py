@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rdmldg_ray.config.schema import LoraConfig, ModelConfig
-from rdmldg_ray.models.families import FAMILIES
+from rdmldg_ray.models.families import family_of
 from rdmldg_ray.models.loading import (
     ADAPTER_CONFIG,
     load_base,
@@ -20,20 +20,20 @@ from rdmldg_ray.models.loading import (
 from rdmldg_ray.models.merging import UnsupportedMergeError, merged_weights, plan_merge, weight_files
 from tests.helpers import families
 
-EVERY_FAMILY = pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"smolvlm"}))
+EVERY_FAMILY = pytest.mark.parametrize("example", families.EXAMPLES)
 FLOAT32 = ModelConfig(dtype="float32")
 CPU = torch.device("cpu")
 ADAPTER = LoraConfig(rank=4, alpha=12, parts=["vision", "connector", "decoder"])
 FULL = LoraConfig(enabled=False, parts=["vision", "decoder"])
 
 
-def write_base(model_type, folder):
-    save_published(families.make(model_type).model, folder)
+def write_base(name, folder):
+    save_published(families.make(name).model, folder)
     return folder
 
 
-def write_trained(base, model_type, folder, lora=ADAPTER):
-    model = make_trainable(load_base(base, FLOAT32), FAMILIES[model_type], lora)
+def write_trained(base, folder, lora=ADAPTER):
+    model = make_trainable(load_base(base, FLOAT32), family_of(base), lora)
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -54,9 +54,9 @@ def merged(base, trained, dtype=torch.float32):
 
 @EVERY_FAMILY
 @pytest.mark.parametrize("lora", [ADAPTER, FULL], ids=["adapter", "full"])
-def test_they_are_the_merged_models(model_type, lora, tmp_path):
-    base = write_base(model_type, tmp_path / "base")
-    trained = write_trained(base, model_type, tmp_path / "trained", lora)
+def test_they_are_the_merged_models(example, lora, tmp_path):
+    base = write_base(example, tmp_path / "base")
+    trained = write_trained(base, tmp_path / "trained", lora)
     expected = merged_files(base, trained, tmp_path / "merged")
     found = merged(base, trained)
     assert found.keys() == expected.keys()
@@ -67,8 +67,8 @@ def test_they_are_the_merged_models(model_type, lora, tmp_path):
 
 
 @EVERY_FAMILY
-def test_without_what_was_trained_they_are_the_bases(model_type, tmp_path):
-    base = write_base(model_type, tmp_path / "base")
+def test_without_what_was_trained_they_are_the_bases(example, tmp_path):
+    base = write_base(example, tmp_path / "base")
     before = load_file(base / "model.safetensors")
     found = merged(base, None)
     assert found.keys() == before.keys()
@@ -77,7 +77,7 @@ def test_without_what_was_trained_they_are_the_bases(model_type, tmp_path):
 
 def test_a_base_in_shards_is_read_whole(tmp_path):
     base = write_base("internvl", tmp_path / "base")
-    trained = write_trained(base, "internvl", tmp_path / "trained")
+    trained = write_trained(base, tmp_path / "trained")
     whole = merged(base, trained)
     weights = load_file(base / "model.safetensors")
     names = sorted(weights)
@@ -94,7 +94,7 @@ def test_a_base_in_shards_is_read_whole(tmp_path):
 
 def test_in_bfloat16_a_merged_weight_is_rounded_once(tmp_path):
     base = write_base("internvl", tmp_path / "base")
-    trained = write_trained(base, "internvl", tmp_path / "trained")
+    trained = write_trained(base, tmp_path / "trained")
     rounded = {name: w.bfloat16().float() for name, w in load_file(base / "model.safetensors").items()}
     save_file(rounded, base / "model.safetensors", metadata={"format": "pt"})
     exact = merged_files(base, trained, tmp_path / "merged")
@@ -116,7 +116,7 @@ def test_in_bfloat16_a_merged_weight_is_rounded_once(tmp_path):
 )
 def test_an_adapter_that_is_not_plain_is_left_to_peft(setting, tmp_path):
     base = write_base("internvl", tmp_path / "base")
-    trained = write_trained(base, "internvl", tmp_path / "trained")
+    trained = write_trained(base, tmp_path / "trained")
     config = json.loads((trained / ADAPTER_CONFIG).read_text())
     (trained / ADAPTER_CONFIG).write_text(json.dumps(config | setting))
     with pytest.raises(UnsupportedMergeError):
@@ -127,12 +127,12 @@ def test_an_adapter_of_another_base_is_not_merged_in_part(tmp_path):
     base = write_base("internvl", tmp_path / "base")
     other = write_base("idefics3", tmp_path / "other")
     with pytest.raises(UnsupportedMergeError, match="has no weight for"):
-        plan_merge(other, write_trained(base, "internvl", tmp_path / "trained"))
+        plan_merge(other, write_trained(base, tmp_path / "trained"))
 
 
 def test_a_folder_in_which_nothing_was_trained_is_refused(tmp_path):
     base = write_base("internvl", tmp_path / "base")
-    trained = write_trained(base, "internvl", tmp_path / "trained")
+    trained = write_trained(base, tmp_path / "trained")
     shutil.rmtree(trained)
     trained.mkdir()
     with pytest.raises(ValueError, match="neither an adapter nor trained weights"):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.mtct.loss import DIRECT, REASONING, PathwayLosses
 from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
 from tests.helpers import families
@@ -26,16 +25,17 @@ def shared(example):
 
 def alone(example, row, tail, target, reduction):
     ids = torch.tensor([example.prefix(QUESTIONS[row]) + tail + target])
-    extra = {}
-    if example.model_type == "qwen2_5_vl":
-        extra["mm_token_type_ids"] = (ids == families.IMAGE_TOKEN).int()
     logits = example.model(
-        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **example.one(row), **extra
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        use_cache=False,
+        **example.one(row),
+        **example.token_types(ids),
     ).logits[0]
     return functional.cross_entropy(logits[-len(target) - 1 : -1], torch.tensor(target), reduction=reduction)
 
 
-@pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"smolvlm"}))
+@pytest.mark.parametrize("model_type", families.EXAMPLES)
 def test_loss_and_gradients_equal_those_of_separate_sequences(model_type):
     example = families.make(model_type)
     losses = shared(example)
@@ -50,7 +50,7 @@ def test_loss_and_gradients_equal_those_of_separate_sequences(model_type):
     assert families.relative_difference(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"smolvlm"}))
+@pytest.mark.parametrize("model_type", families.EXAMPLES)
 def test_gradient_checkpointing_computes_again_and_changes_nothing(model_type):
     example = families.make(model_type)
     example.model.train()

@@ -10,13 +10,12 @@ from torch.nn.attention.flex_attention import create_mask
 from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForImageTextToText, LlavaConfig
 
-from rdmldg_ray.models.families import FAMILIES
 from rdmldg_ray.mtct.flex import block_mask, use_flex_attention
 from rdmldg_ray.mtct.loss import DIRECT, REASONING
 from rdmldg_ray.mtct.shared_prefix import Branch, additive_mask, lay_out
 from tests.helpers import families
 
-EVERY_FAMILY = pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"smolvlm"}))
+EVERY_FAMILY = pytest.mark.parametrize("model_type", families.EXAMPLES)
 
 
 def laid_out(example, pathways=(DIRECT, REASONING)):
@@ -179,7 +178,7 @@ def test_a_gpus_kernels_have_the_cpus_loss_and_gradients(model_type, monkeypatch
     theirs = example.gradients(plain)
     on_gpu = tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), vars(layout))
     images = tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), example.model_inputs)
-    example = families.Example(model_type, example.model.cuda(), example.image_tokens, images)
+    example = families.Example(example.model_type, example.model.cuda(), example.image_tokens, images)
     use_flex_attention(example.model)
     losses = flex(example, type(layout)(**on_gpu))
     assert_equal_losses(losses, plain, rtol=1e-4)

@@ -102,12 +102,38 @@ INTERNVL3_2B = INTERNVL3_8B | {
         "vocab_size": 151674,
     }
 }
+QWEN2_VL_7B = QWEN_7B | {"model_type": "qwen2_vl", "vision_config": {}}
+QWEN3_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_hidden_layers": 36,
+    "vocab_size": 151936,
+}
+INTERNVL3_5_8B = INTERNVL3_8B | {"text_config": {"model_type": "qwen3", **QWEN3_8B}}
+QWEN3_VL_8B = {
+    "model_type": "qwen3_vl",
+    "text_config": QWEN3_8B
+    | {"rope_parameters": {"rope_type": "default", "mrope_section": [24, 20, 20], "rope_theta": 5e6}},
+    "vision_config": {"out_hidden_size": 4096},
+    "image_token_id": IMAGE,
+    "vision_start_token_id": 6,
+    "tie_word_embeddings": False,
+}
 MODELS = {
     "pacs-internvl3-2b": INTERNVL3_2B,
     "pacs-internvl3-8b": INTERNVL3_8B,
     "pacs-llava-1.5-7b": LLAVA_7B,
     "pacs-qwen2.5-vl-7b": QWEN_7B,
+    "pacs-qwen3-vl-8b": QWEN3_VL_8B,
     "pacs-smolvlm-256m": SMOLVLM,
+}
+# Models without a recipe of their own, with the one that they are measured under.
+OTHERS = {
+    "internvl3.5-8b": (INTERNVL3_5_8B, "pacs-internvl3-8b"),
+    "qwen2-vl-7b": (QWEN2_VL_7B, "pacs-qwen2.5-vl-7b"),
 }
 
 
@@ -120,8 +146,19 @@ ONE_LAYER = {
         {"num_hidden_layers": 1, "image_size": [112, 112]},
         {"image_seq_length": 16},
     ),
+    "internvl3.5-8b": (
+        {"num_hidden_layers": 1, "vocab_size": 64},
+        {"num_hidden_layers": 1, "image_size": [112, 112]},
+        {"image_seq_length": 16},
+    ),
     "pacs-llava-1.5-7b": (NARROW, {"num_hidden_layers": 1, "image_size": 112}, {}),
     "pacs-qwen2.5-vl-7b": (NARROW, {"depth": 1, "out_hidden_size": 256}, {}),
+    "pacs-qwen3-vl-8b": (
+        NARROW,
+        {"depth": 1, "out_hidden_size": 256, "deepstack_visual_indexes": [0]},
+        {},
+    ),
+    "qwen2-vl-7b": (NARROW, {"depth": 1, "hidden_size": 256}, {}),
     "pacs-smolvlm-256m": (
         {"num_hidden_layers": 1, "vocab_size": 64},
         {"num_hidden_layers": 1, "image_size": 256},
@@ -130,11 +167,16 @@ ONE_LAYER = {
 }
 
 
+def known(name):
+    """What ``config.json`` has of a model, and the recipe that it is measured under."""
+    return OTHERS[name] if name in OTHERS else (MODELS[name], name)
+
+
 def one_layer(name):
     """The same model with one layer of each kind, few words and mostly a small image."""
     text, vision, seen = ONE_LAYER[name]
-    described = MODELS[name]
-    if name == "pacs-qwen2.5-vl-7b":
+    described, _ = known(name)
+    if "qwen" in name:
         text = text | {"rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12]}}
     return (
         described
@@ -160,10 +202,12 @@ def kept_bytes(described, config, text_tokens):
         for tensor in [*adapted.parameters(), *adapted.buffers()]:
             tensor.zero_()
     shape = model_shape(config, described)
-    if kind == "qwen2_5_vl":
+    if "qwen" in kind:
         side = int(shape.patches**0.5)
         pixels = {
-            "pixel_values": torch.ones(side * side, 3 * 2 * 14 * 14, dtype=torch.bfloat16),
+            "pixel_values": torch.ones(
+                side * side, 3 * 2 * model.config.vision_config.patch_size**2, dtype=torch.bfloat16
+            ),
             "image_grid_thw": torch.tensor([[1, side, side]]),
         }
         assert side * side == shape.patches
@@ -199,7 +243,7 @@ def kept_bytes(described, config, text_tokens):
 
 @pytest.mark.parametrize("name", ONE_LAYER)
 def test_what_autograd_keeps_is_what_is_estimated(name):
-    config = load_config(name, [NO_CHECKPOINTS, *(SMALL_IMAGES if "qwen" in name else [])])
+    config = load_config(known(name)[1], [NO_CHECKPOINTS, *(SMALL_IMAGES if "qwen" in name else [])])
     kept, tokens, shape = kept_bytes(one_layer(name), config, text_tokens=32)
     assert kept_activations(config, shape, tokens) == pytest.approx(kept, rel=0.1)
 
@@ -219,12 +263,16 @@ def test_it_is_so_for_other_parts_and_for_full_fine_tuning(parts, lora):
     ("name", "billions", "millions"),
     [
         ("pacs-internvl3-8b", 7.94, 23.7),
+        ("internvl3.5-8b", 8.53, 25.4),
         ("pacs-llava-1.5-7b", 7.06, 23.5),
         ("pacs-qwen2.5-vl-7b", 8.29, 25.8),
+        ("pacs-qwen3-vl-8b", 8.77, 25.7),
+        ("qwen2-vl-7b", 8.29, 25.4),
     ],
 )
 def test_parameters_are_those_of_the_published_models(name, billions, millions):
-    shape = model_shape(load_config(name), MODELS[name])
+    described, recipe = known(name)
+    shape = model_shape(load_config(recipe), described)
     assert shape.parameters / 1e9 == pytest.approx(billions, rel=0.001)
     assert shape.trained / 1e6 == pytest.approx(millions, rel=0.01)
 
