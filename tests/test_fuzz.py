@@ -227,6 +227,7 @@ STATE = {"mtct": {"seconds": 1.0, "samples": 10}, "evaluation/mtct": {"seconds":
 @given(seeds, st.sampled_from(["state.json", "config.yaml"]))
 def test_a_damaged_state_of_a_run_is_read_or_named(tmp_path, seed, name):
     run = RunStore(str(tmp_path), "mine")
+    (tmp_path / "runs/mine/config.yaml").unlink(missing_ok=True)
     run.write_config(load_config("demo", ["name=mine"]))
     (tmp_path / "runs/mine/flat").mkdir(exist_ok=True)
     state = tmp_path / "runs/mine/flat/state.json"

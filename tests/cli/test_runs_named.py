@@ -9,6 +9,21 @@ from tests.helpers.cli import error_of, rdmldg
 from tests.helpers.run_files import write_run
 
 
+RECORD = {
+    "args": {
+        "dataset": "IconBed",
+        "algorithm": "RD-MLDG (direct)",
+        "trial_seed": 0,
+        "hparams_seed": 0,
+        "test_envs": [0],
+    },
+    "step": 0,
+    "env0_in_acc": 0.5,
+    "env0_out_acc": 0.5,
+    "env1_out_acc": 0.5,
+}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A storage with two runs, ``small`` and ``small-too``."""
@@ -61,8 +76,9 @@ def test_a_report_takes_several_runs(root, runs):
 
 def test_tables_are_collected_from_paths_with_wildcards(root):
     for trial in (0, 1):
-        (root / f"store/runs/trial-{trial}").mkdir()
-        (root / f"store/runs/trial-{trial}/results.jsonl").touch()
+        folder = root / f"store/runs/trial-{trial}"
+        folder.mkdir()
+        (folder / "results.jsonl").write_text(json.dumps(RECORD) + "\n")
     from rdmldg_ray.api import collect
 
     files = [f"{root}/store/runs/trial-{trial}/results.jsonl" for trial in (0, 1)]
