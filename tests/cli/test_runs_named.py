@@ -8,7 +8,6 @@ from rdmldg_ray.datasets.builtin.iconbed import write_iconbed
 from tests.helpers.cli import error_of, rdmldg
 from tests.helpers.run_files import write_run
 
-
 RECORD = {
     "args": {
         "dataset": "IconBed",
