@@ -89,6 +89,11 @@ def check_image(sample_id: str, data: bytes, max_pixels: int = MAX_PIXELS) -> tu
 def decode_image(sample_id: str, data: bytes) -> Image.Image:
     """Encoded bytes to an upright RGB image: 8 bits a channel, what is transparent on white.
 
+    Without the file's metadata: vLLM would turn an upright image once more by the orientation that it finds
+    there, and take two images for one that have the same ImageID.
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/multimodal/parse.py#L773
+    https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/multimodal/hasher.py#L72-L83
+
     Raises:
         ImageError: when the bytes are no image; the message names the sample.
     """
@@ -97,7 +102,8 @@ def decode_image(sample_id: str, data: bytes) -> Image.Image:
         _check_mode(sample_id, image)
         upright = _to_rgb(image)
         turn = _TURNS.get(_orientation(image))
-        return upright if turn is None else upright.transpose(turn)
+        upright = upright if turn is None else upright.transpose(turn)
+        return Image.frombytes(upright.mode, upright.size, upright.tobytes())
 
 
 def viewable(sample_id: str, data: bytes) -> tuple[str, bytes]:

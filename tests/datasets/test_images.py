@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rdmldg_ray.datasets.images import ImageError, check_image, decode_image, viewable
 
@@ -149,6 +149,16 @@ def test_an_orientation_that_means_nothing_is_ignored_everywhere(orientation, fo
     assert check_image("a", data) == (5, 3)
     assert decode_image("a", data).tobytes() == decode_image("a", plain).tobytes()
     assert viewable("a", data)[1] == data
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_no_metadata_remains_by_which_others_would_turn_it_again(orientation, format):
+    exif = Image.Exif()
+    exif[0x0112], exif[Image.ExifTags.Base.ImageID] = orientation, "the same for all"
+    upright = decode_image("a", encoded(noise((5, 3)), format, exif=exif))
+    assert dict(upright.getexif()) == upright.info == {}
+    assert ImageOps.exif_transpose(upright).tobytes() == upright.tobytes()
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
