@@ -19,7 +19,7 @@ from rdmldg_ray.models.folder import model_digest
 from rdmldg_ray.runs.store import Inputs, Kind, RunStore, Stage
 from rdmldg_ray.storage import exists, read_json
 
-STAGE_VERSIONS: dict[Kind, int] = {"mtct": 1, "generate": 1, "train": 1, "evaluate": 2}
+STAGE_VERSIONS: dict[Kind, int] = {"mtct": 1, "generate": 2, "train": 1, "evaluate": 3}
 """Raised when a kind of stage comes to give another result from the same inputs and settings."""
 
 _CODE, _WORKERS = "code of ", "workers of "
