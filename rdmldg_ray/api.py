@@ -53,6 +53,7 @@ from rdmldg_ray.runs.resolve import resolve_run, resolve_runs, storage_root
 from rdmldg_ray.runs.results import RunResults
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.run_plan import RunPlan, plan_run
+from rdmldg_ray.runs.stage_cache import StageCache
 from rdmldg_ray.runs.status import RunStatus, run_status
 from rdmldg_ray.runs.store import RunStore, damage_told
 from rdmldg_ray.runtime import submission
@@ -60,7 +61,7 @@ from rdmldg_ray.runtime.console import plain_console
 from rdmldg_ray.runtime.progress import progress_bar
 from rdmldg_ray.runtime.session import connected
 from rdmldg_ray.runtime.versions import check_engine_build
-from rdmldg_ray.storage import absolute, check_writable, exists, write_bytes
+from rdmldg_ray.storage import absolute, check_writable, exists, join, write_bytes
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
 from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep, sweep_lease, sweep_location
 from rdmldg_ray.sweeps.variants import LABELS, ablation_configs, trial_configs
@@ -332,18 +333,26 @@ def run(config: Config, *, console: Console | None = None) -> RunResults:
     return run_all([config], console=console)[0]
 
 
-def run_all(configs: Sequence[Config], *, console: Console | None = None) -> list[RunResults]:
-    """Run configs one after the other, in one Ray session; each is checked before the first one starts."""
+def run_all(
+    configs: Sequence[Config], *, shared: str | None = None, console: Console | None = None
+) -> list[RunResults]:
+    """Run configs one after the other, in one Ray session; each is checked before the first one starts.
+
+    Args:
+        shared: where an index lies of the stages that one run takes over from another; none are without it.
+    """
     console = console or plain_console()
     configs = [_located(config) for config in configs]
+    infos = [_open_dataset(config) for config in configs]
     runs = [
         Run(
             config=config,
-            info=_open_dataset(config),
+            info=info,
             console=console,
+            cache=StageCache(config, info, shared) if shared else None,
             on_complete=round_printer(console, RunStore(config.storage, config.name)),
         )
-        for config in configs
+        for config, info in zip(configs, infos, strict=True)
     ]
     for one in runs:
         one.check_chains()
@@ -377,10 +386,16 @@ def ablation(config: Config, seeds: str | None = None) -> dict[str, list[Config]
 def ablate(
     config: Config, seeds: str | None = None, *, console: Console | None = None
 ) -> dict[str, list[RunResults]]:
-    """Run the paper's ablation; returns its runs by what they train on, one for each trial seed."""
+    """Run the paper's ablation; returns its runs by what they train on, one for each trial seed.
+
+    Trial by trial, so that the first seed's table is whole before the second begins. The runs share stages
+    that are the same.
+    """
     configs = ablation(config, seeds)
-    done = iter(run_all([one for of_kind in configs.values() for one in of_kind], console=console))
-    return {kind: [next(done) for _ in of_kind] for kind, of_kind in configs.items()}
+    in_order = [one for trial in zip(*configs.values(), strict=True) for one in trial]
+    shared = join(in_order[0].storage, "ablations", config.name, "stages")
+    done = {one.name: one for one in run_all(in_order, shared=shared, console=console)}
+    return {kind: [done[one.name] for one in of_kind] for kind, of_kind in configs.items()}
 
 
 def baselines(

@@ -18,14 +18,17 @@ PER_CLASS = 10
 # Of the demo, to run it on this data set.
 SETTINGS = [
     f"data.dataset={NAME}",
+    "data.held_out=flat",
     "lora.rank=16",
     "lora.alpha=32",
     "mtct.epochs=4",
+    "mtct.learning_rate=1.0e-3",
     "mtct.batch_size=16",
     "mtct.micro_batch_size=8",
     "mtct.checkpoint_every=4",
     "sarr.max_attempts=3",
     "sarr.temperatures=[0.3, 0.6]",
+    "sarr.without_chain=drop",
     "sarr.training.epochs=1",
     "sarr.training.learning_rate=5.0e-4",
     "sarr.training.batch_size=8",

@@ -22,6 +22,9 @@ TAGS = tuple(tag for section in SECTIONS for tag in (f"<{section}>", f"</{sectio
 IMAGE_MARK = "<image>"
 """What stands for an image in a conversation; no text of a sample or a chain may hold it."""
 
+OTHER_CONCLUSIONS = ("not_a_class", "wrong_class")
+"""The reasons for which chains of the right form are rejected."""
+
 _TAG = re.compile("|".join(re.escape(tag) for tag in TAGS))
 # Tokenizers and chat templates read these as images, turns or the end of an answer, and not as text.
 _MODEL_MARK = re.compile(

@@ -19,7 +19,13 @@ from rdmldg_ray.cli.base import (
 )
 from rdmldg_ray.cli.runs import print_plan, print_results
 from rdmldg_ray.domainbed.selection import METHODS
-from rdmldg_ray.report.ablation import ablation_accuracies, ablation_images, ablation_table
+from rdmldg_ray.report.ablation import (
+    ablation_accuracies,
+    ablation_differences,
+    ablation_images,
+    ablation_table,
+    differences_table,
+)
 from rdmldg_ray.report.protocol import (
     chosen_rows,
     chosen_table,
@@ -28,7 +34,7 @@ from rdmldg_ray.report.protocol import (
     single_source_tables,
 )
 from rdmldg_ray.runs.baselines import YARDSTICKS, Yardstick
-from rdmldg_ray.sweeps.variants import ablation_rows
+from rdmldg_ray.sweeps.variants import ablation_comparisons, ablation_rows
 
 
 @command(app)
@@ -87,7 +93,7 @@ def ablate(
     dry_run: DryRun = False,
     storage: str | None = None,
 ) -> Any:
-    """Run the paper's ablation: zero-shot, labels only, chains only, MTCT, SARR without MTCT, both."""
+    """Run the paper's ablation: each part of the method without the others, and what it is worth."""
     config = read_recipe(recipe, overrides, storage)
     if dry_run:
         configs = api.ablation(config, trials)
@@ -99,6 +105,9 @@ def ablate(
     for measure in ("target_in", "target_all"):
         console.print(ablation_table(states, rows, measure))
         document[measure] = ablation_accuracies(states, rows, measure)
+    document["differences"] = ablation_differences(runs, ablation_comparisons(config.sarr.rounds))
+    console.print(differences_table(document["differences"]))
+    say("+/- there is the standard error over images, p of a paired z-test; trials count as one")
     if differing := ablation_images(states):
         say(differing)
     return document

@@ -227,6 +227,11 @@ class MtctConfig(TrainingConfig):
 class FilterConfig(Section):
     """Which of the model's own chains are accepted, beyond the paper's filter; none is no bound."""
 
+    conclusion: Literal["label", "any"] = Field(
+        "label",
+        description="What an accepted chain concludes with: its label, which is the paper's filter, or "
+        "'any' for an ablation without it.",
+    )
     min_tokens: Positive | None = Field(None, description="Least length of an accepted chain, in tokens.")
     max_tokens: Positive | None = Field(None, description="Largest length of an accepted chain, in tokens.")
     max_repetition: Share | None = Field(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rdmldg_ray.chains.format import Verdict, conclusion_of, judge_text
+from rdmldg_ray.chains.format import OTHER_CONCLUSIONS, Verdict, conclusion_of, judge_text
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config.schema import FilterConfig
 
@@ -26,8 +26,8 @@ def judge(candidate: Mapping[str, Any], class_names: list[str], config: FilterCo
     """Judge one candidate.
 
     Accepted are chains of the five sections, once each and in order, whose conclusion is the label (the
-    paper's filter), within the configured bounds. The reasons of rejection are ``bad_image``,
-    ``unfinished``, those of ``judge_text``, ``too_short``, ``too_long``, ``repetitive``,
+    paper's filter) unless the config takes any, within the configured bounds. The reasons of rejection are
+    ``bad_image``, ``unfinished``, those of ``judge_text``, ``too_short``, ``too_long``, ``repetitive``,
     ``low_logprob``, ``low_label_prob`` and ``low_agreement``.
 
     Args:
@@ -40,7 +40,9 @@ def judge(candidate: Mapping[str, Any], class_names: list[str], config: FilterCo
         return Verdict(conclusion_of(candidate["text"]), "unfinished")
     options = question_of(candidate, class_names).options
     verdict = judge_text(candidate["text"], candidate["label"], options)
-    return Verdict(verdict.conclusion, _beyond_bounds(candidate, config)) if verdict.accepted else verdict
+    if not verdict.accepted and not (config.conclusion == "any" and verdict.reason in OTHER_CONCLUSIONS):
+        return verdict
+    return Verdict(verdict.conclusion, _beyond_bounds(candidate, config))
 
 
 def is_hopeless(candidate: Mapping[str, Any], config: FilterConfig) -> bool:

@@ -12,7 +12,7 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.domainbed.splits import seed_hash
 from rdmldg_ray.runs.store import MTCT, ZERO_SHOT, RunStore, model_name
 
-LABELS, CHAINS, BOTH = "labels", "chains", "both"
+LABELS, CHAINS, BOTH, UNFILTERED = "labels", "chains", "both", "unfiltered"
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
@@ -74,28 +74,29 @@ def sweep_config(config: Config, settings: dict[str, Any]) -> Config:
 def ablation_configs(config: Config) -> dict[str, Config]:
     """The runs that the paper's ablation needs, by what they train on.
 
-    Six rows come from three runs: zero-shot, MTCT and the whole method are stages of the run on
-    ``both``; chains only and SARR without MTCT are stages of the run on ``chains``, whose loss has no
-    label term at any stage. (The paper starts that row from a base model that writes chains by itself,
-    which a small one does not.) Pathways that a run does not train are not evaluated.
+    Seven rows come from four runs: zero-shot, MTCT and the whole method are stages of the run on ``both``;
+    chains only and SARR without MTCT are stages of the run on ``chains``, whose loss has no label term at any
+    stage. (The paper starts that row from a base model that writes chains by itself, which a small one does
+    not.) SARR without its filter is ``unfiltered``, whose MTCT is that of ``both``. Pathways that a run does
+    not train are not evaluated.
     """
-
-    def variant(name: str, settings: dict[str, Any]) -> Config:
-        return with_settings(config, {"name": f"{config.name}-{name}", **settings})
-
-    labels = {"mtct.weights": {"direct": 1.0, "reasoning": 0.0}, "sarr.rounds": 0}
-    chains = {"mtct.weights": {"direct": 0.0, "reasoning": 1.0}}
-    pathways = {LABELS: ["direct"], CHAINS: ["reasoning"]}
     if config.mtct.weights.direct == 0 or config.mtct.weights.reasoning == 0:
         raise ConfigError("an ablation sets mtct.weights itself; give a recipe where both are positive")
+    both: dict[str, Any] = {"evaluation.pathways": ["direct", "reasoning"]}
+    labels = {"mtct.weights": {"direct": 1.0, "reasoning": 0.0}, "evaluation.pathways": ["direct"]}
+    chains = {"mtct.weights": {"direct": 0.0, "reasoning": 1.0}, "evaluation.pathways": ["reasoning"]}
+    if config.sarr.without_chain == "labels":
+        chains["sarr.without_chain"] = "drop"
+    variants = {
+        BOTH: both | {"evaluation.zero_shot": True},
+        LABELS: labels | {"evaluation.zero_shot": False, "sarr.rounds": 0},
+        CHAINS: chains | {"evaluation.zero_shot": False},
+    }
+    if config.sarr.rounds:
+        variants[UNFILTERED] = both | {"evaluation.zero_shot": False, "sarr.filter.conclusion": "any"}
     return {
-        BOTH: variant(BOTH, {"evaluation.zero_shot": True, "evaluation.pathways": ["direct", "reasoning"]}),
-        LABELS: variant(
-            LABELS, labels | {"evaluation.zero_shot": False, "evaluation.pathways": pathways[LABELS]}
-        ),
-        CHAINS: variant(
-            CHAINS, chains | {"evaluation.zero_shot": False, "evaluation.pathways": pathways[CHAINS]}
-        ),
+        kind: with_settings(config, {"name": f"{config.name}-{kind}", **settings})
+        for kind, settings in variants.items()
     }
 
 
@@ -122,5 +123,16 @@ def ablation_rows(rounds: int) -> list[AblationRow]:
         AblationRow("chains only", CHAINS, MTCT),
         AblationRow("MTCT", BOTH, MTCT),
         *sarr("SARR without MTCT", CHAINS),
+        *sarr("MTCT and SARR without filter", UNFILTERED),
         *sarr("MTCT and SARR", BOTH),
     ]
+
+
+def ablation_comparisons(rounds: int) -> list[tuple[AblationRow, AblationRow]]:
+    """The rows that show what a part of the method is worth: with it, and without."""
+    rows = {row.title: row for row in ablation_rows(rounds)}
+    pairs = [("MTCT", "zero-shot"), ("MTCT", "labels only"), ("MTCT", "chains only")]
+    for k in range(1, rounds + 1):
+        sarr = f"MTCT and SARR, round {k}"
+        pairs += [(sarr, "MTCT"), (sarr, f"MTCT and SARR without filter, round {k}")]
+    return [(rows[ours], rows[theirs]) for ours, theirs in pairs]

@@ -18,7 +18,7 @@ from tools import mini
 DATASET = "mine"
 SMALL = [setting for setting in mini.SETTINGS if not setting.startswith("data.")]
 # Of the demo, without its name.
-SETTINGS = [*SMALL, f"data.dataset={DATASET}", "data.chains=gpt-4o"]
+SETTINGS = [*SMALL, f"data.dataset={DATASET}", "data.held_out=flat", "data.chains=gpt-4o"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ BOTH = {
 }
 LABELS = {"art/evaluation/mtct": entry(direct=0.55), "photo/evaluation/mtct": entry(direct=0.65)}
 CHAINS = {"art/evaluation/mtct": entry(reasoning=0.35), "art/evaluation/sarr-1": entry(reasoning=0.45)}
-STATES = {"both": [BOTH], "labels": [LABELS], "chains": [CHAINS]}
+STATES = {"both": [BOTH], "labels": [LABELS], "chains": [CHAINS], "unfiltered": [{}]}
 
 
 def rows(table):
@@ -47,7 +47,14 @@ def test_trials_are_averaged_and_counted():
     table = ablation_table({**STATES, "labels": [LABELS, other]}, ablation_rows(1), "target_all")
     assert "target all" in table.title
     assert "mean of 2 trials" in table.title
-    assert rows(table)[2] == ["labels only", "direct", "25.0", "35.0", "30.0"]
+    assert rows(table)[2] == ["labels only", "direct", "25.0", "35.0", "30.0 +/- 0.0"]
+    other["photo/evaluation/mtct"] = entry(direct=0.95)
+    found = ablation_table({**STATES, "labels": [LABELS, other]}, ablation_rows(1))
+    # 0.6 and 0.7: the population's standard deviation is 0.05.
+    assert rows(found)[2][-1] == f"65.0 +/- {5 / 2**0.5:.1f}"
+    other.pop("photo/evaluation/mtct")
+    found = ablation_table({**STATES, "labels": [LABELS, other]}, ablation_rows(1))
+    assert rows(found)[2][2:] == ["50.0", "65.0", "57.5"], "an error of one trial is none"
 
 
 def trained(art, photo):

@@ -35,6 +35,19 @@ def test_a_conclusion_may_be_written_as_people_write(conclusion):
     assert reason(chain(conclusion), "sea_animal") is None
 
 
+ANY = FilterConfig(conclusion="any", max_tokens=100)
+
+
+def test_without_the_papers_filter_only_the_conclusion_is_not_judged():
+    assert reason(chain("dog house"), config=ANY) is None
+    assert reason(chain("cat"), config=ANY) is None
+    assert reason(chain(), config=ANY) is None
+    assert reason(chain("cat"), config=ANY, num_tokens=101) == "too_long"
+    assert reason(chain(""), config=ANY) == "empty_section"
+    assert reason("dog", config=ANY) == "missing_section"
+    assert reason(chain("cat"), config=ANY, finished=False) == "unfinished"
+
+
 REORDERED = "\n".join(reversed(chain().splitlines()))
 
 

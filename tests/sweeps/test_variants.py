@@ -2,8 +2,10 @@ import pytest
 
 from rdmldg_ray.config.load import ConfigError, load_config
 from rdmldg_ray.domainbed.splits import seed_hash
+from rdmldg_ray.runs.cache_key import count_shared
 from rdmldg_ray.runs.store import RunStore
 from rdmldg_ray.sweeps.variants import (
+    ablation_comparisons,
     ablation_configs,
     ablation_rows,
     sweep_config,
@@ -108,7 +110,7 @@ def test_trial_seeds_that_are_no_numbers_are_refused(seeds):
         trial_configs(CONFIG, seeds)
 
 
-def test_the_ablation_is_three_runs_that_differ_in_what_they_train_on():
+def test_the_ablation_is_four_runs_that_differ_in_what_they_train_on():
     assert {name: differences(config) for name, config in ablation_configs(CONFIG).items()} == {
         "both": {"name": "iconbed-both"},
         "labels": {
@@ -121,17 +123,55 @@ def test_the_ablation_is_three_runs_that_differ_in_what_they_train_on():
         "chains": {
             "name": "iconbed-chains",
             "mtct.weights.direct": 0.0,
+            # Without the label's term there is nothing to train the other images on.
+            "sarr.without_chain": "drop",
             "evaluation.zero_shot": False,
             "evaluation.pathways": ["reasoning"],
         },
+        "unfiltered": {
+            "name": "iconbed-unfiltered",
+            "sarr.filter.conclusion": "any",
+            "evaluation.zero_shot": False,
+        },
     }
+
+
+def test_a_recipes_way_with_images_without_a_chain_stays_where_it_can():
+    by_teacher = with_settings(CONFIG, {"sarr.without_chain": "teacher"})
+    assert {config.sarr.without_chain for config in ablation_configs(by_teacher).values()} == {"teacher"}
+
+
+def test_without_rounds_there_is_no_filter_to_leave_out():
+    assert list(ablation_configs(with_settings(CONFIG, {"sarr.rounds": 0}))) == ["both", "labels", "chains"]
+    assert [(ours.title, theirs.title) for ours, theirs in ablation_comparisons(0)] == [
+        ("MTCT", "zero-shot"),
+        ("MTCT", "labels only"),
+        ("MTCT", "chains only"),
+    ]
+
+
+def test_each_round_is_compared_with_mtct_and_with_itself_unfiltered():
+    assert [(ours.title, theirs.title) for ours, theirs in ablation_comparisons(2)][3:] == [
+        ("MTCT and SARR, round 1", "MTCT"),
+        ("MTCT and SARR, round 1", "MTCT and SARR without filter, round 1"),
+        ("MTCT and SARR, round 2", "MTCT"),
+        ("MTCT and SARR, round 2", "MTCT and SARR without filter, round 2"),
+    ]
+
+
+def test_all_but_labels_only_share_what_is_the_same(info):
+    runs = [ablation_configs(CONFIG)[kind] for kind in ("both", "unfiltered")]
+    computed = count_shared(runs, info)
+    # Of 4 folds: MTCT and the first round's draws are one for both.
+    assert computed["mtct"] == (8, 4)
+    assert computed["generate"] == (16, 12)
 
 
 def test_the_weights_of_a_recipe_stay_where_a_pathway_is_trained():
     weighted = with_settings(CONFIG, {"mtct.weights.direct": 0.5})
     assert ablation_configs(weighted)["both"].mtct.weights.direct == 0.5
     with pytest.raises(ConfigError, match="give a recipe where both are positive"):
-        ablation_configs(with_settings(CONFIG, {"mtct.weights.direct": 0}))
+        ablation_configs(with_settings(CONFIG, {"mtct.weights.direct": 0, "sarr.without_chain": "drop"}))
 
 
 def test_the_ablations_rows_are_stages_of_its_runs():
@@ -144,6 +184,8 @@ def test_the_ablations_rows_are_stages_of_its_runs():
         "MTCT",
         "SARR without MTCT, round 1",
         "SARR without MTCT, round 2",
+        "MTCT and SARR without filter, round 1",
+        "MTCT and SARR without filter, round 2",
         "MTCT and SARR, round 1",
         "MTCT and SARR, round 2",
     ]
