@@ -63,7 +63,7 @@ from rdmldg_ray.runtime.session import connected
 from rdmldg_ray.runtime.versions import check_engine_build
 from rdmldg_ray.storage import absolute, check_writable, exists, join, write_bytes
 from rdmldg_ray.sweeps.space import SweepSpace, ranked
-from rdmldg_ray.sweeps.sweep_plan import SweepPlan, plan_sweep, sweep_lease, sweep_location
+from rdmldg_ray.sweeps.sweep_plan import SweepPlan, check_chains, plan_sweep, sweep_lease, sweep_location
 from rdmldg_ray.sweeps.variants import LABELS, ablation_configs, trial_configs
 from rdmldg_ray.teacher.annotate import Annotation, AnnotationRequest, Limits, Outcome
 from rdmldg_ray.teacher.client import Endpoint
@@ -610,6 +610,7 @@ def sweep(config: Config, space: SweepSpace, *, console: Console | None = None) 
     config = _located(config)
     info = _open_dataset(config)
     console = console or plain_console()
+    check_chains(config, info, space, console)
     with sweep_lease(config, console).held(), connected(config, console):
         from rdmldg_ray.sweeps.tuner import run_sweep
 

@@ -1,6 +1,7 @@
 """What a sweep would do: plain functions, without Ray."""
 
 from dataclasses import dataclass
+from itertools import product
 
 from rich.console import Console
 
@@ -8,6 +9,7 @@ from rdmldg_ray.config.schema import Config
 from rdmldg_ray.datasets.schema import DatasetInfo
 from rdmldg_ray.runs.cache_key import count_shared
 from rdmldg_ray.runs.plan import plan_stages
+from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.store import Kind
 from rdmldg_ray.runtime.lease import LEASE_FILE, Lease
 from rdmldg_ray.storage import join
@@ -38,6 +40,22 @@ def plan_sweep(config: Config, info: DatasetInfo, space: SweepSpace) -> SweepPla
         trials = [sweep_config(config, settings) for settings in space.grid()]
         shared = count_shared(trials, info)
     return SweepPlan(config, space, len(plan_stages(config, info)), shared)
+
+
+def check_chains(config: Config, info: DatasetInfo, space: SweepSpace, console: Console) -> None:
+    """Read index and chains as the trials will, so that a mistake in them ends a sweep at once.
+
+    Raises:
+        ValueError: as ``Run.check_chains``.
+    """
+    read = {
+        path: values
+        for path, values in space.settings.items()
+        if path.startswith("data.") and isinstance(values, list)
+    }
+    for values in product(*read.values()):
+        trial = sweep_config(config, dict(zip(read, values, strict=True)))
+        Run(config=trial, info=info, console=console).check_chains()
 
 
 def sweep_location(config: Config) -> str:

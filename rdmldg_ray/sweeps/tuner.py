@@ -176,6 +176,7 @@ def _trial(settings: dict[str, Any], base: Config, info: DatasetInfo, pathway: s
         cache=StageCache(config, info, index, lambda key: claimed(claims, key, holder)),
         on_complete=on_complete,
     )
+    run.check_chains()
     run.prepare()
     if count_evaluations(run.state()):  # an interrupted trial, which may have nothing left to do
         report(run.state())

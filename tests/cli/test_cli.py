@@ -73,7 +73,7 @@ def test_planning_helping_and_a_finished_run_import_nothing_heavy(tmp_path, stor
     (_, help), (_, demo), (_, iconbed), (_, done) = outcome["results"]
     assert [code for code, _ in outcome["results"]] == [0, 0, 0, 0]
     assert "dom" in help and "evaluate" in help
-    assert "flat/sarr-1 " in demo and "<= 690" in demo
+    assert "sketch/sarr-1 " in demo and "<= 690" in demo
     assert "sketch/sarr-2/candidates" in iconbed
     assert not (tmp_path / "new").exists(), "a dry run writes nothing"
     assert "run 'demo' is complete; nothing to do" in done
@@ -105,9 +105,9 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
 
 def test_a_dry_run_tells_which_stages_are_complete(tmp_path, store):
     shutil.copytree(f"{store}/datasets", tmp_path / "datasets")
-    write_json(f"{tmp_path}/runs/demo/state.json", {"flat/mtct": {"seconds": 1}})
+    write_json(f"{tmp_path}/runs/demo/state.json", {"sketch/mtct": {"seconds": 1}})
     lines = rdmldg("demo", "--dry-run", "--storage", str(tmp_path)).output.splitlines()
-    assert [line.split()[1] for line in lines if "complete" in line] == ["flat/mtct"]
+    assert [line.split()[1] for line in lines if "complete" in line] == ["sketch/mtct"]
 
 
 def test_a_misspelt_key_names_the_nearest(tmp_path):
@@ -148,7 +148,7 @@ def test_missing_chains_are_named_with_their_setting(store):
     message = error_of("demo", "data.chains=gpt-4o", "--storage", store)
     there = f"{store}/datasets/iconbed/chains/gpt-4o"
     assert message.startswith(
-        f"{there}: no chains for gradient, paint, sketch; choose another teacher (data.chains)"
+        f"{there}: no chains for flat, gradient, paint; choose another teacher (data.chains)"
     )
 
 

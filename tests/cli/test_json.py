@@ -38,11 +38,12 @@ def test_a_plan(root):
     assert [run["name"] for run in plan["runs"]] == ["demo-trial-0", "demo-trial-1"]
     first = plan["runs"][0]
     assert first["config"]["mtct"]["epochs"] == 4 and "estimate" not in first
-    assert first["stages"][1] == {"name": "flat/mtct", "images": 690, "steps": 176, "complete": False}
+    assert first["stages"][1] == {"name": "sketch/mtct", "images": 690, "steps": 176, "complete": False}
     assert [run["name"] for run in told(root, "ablate", "demo", "--dry-run")["runs"]] == [
         "demo-both",
         "demo-labels",
         "demo-chains",
+        "demo-unfiltered",
     ]
     sweep = told(root, "sweep", "demo", "--space", "filters", "--dry-run")
     assert (sweep["trials"], sweep["stages"]["mtct"]) == (12, {"stages": 12, "computed": 1})

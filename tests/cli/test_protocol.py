@@ -1,11 +1,14 @@
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
 
 from rdmldg_ray.datasets.schema import read_dataset_info
+from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 from rdmldg_ray.runs.plan import plan_stages
-from rdmldg_ray.storage import list_folders, write_json
+from rdmldg_ray.runs.store import RunStore
+from rdmldg_ray.storage import list_folders, write_json, write_table
 from rdmldg_ray.sweeps.variants import ablation_configs, trial_configs
 from tests.helpers import sweep_records as made
 from tests.helpers.cli import error_of, rdmldg, rows_of
@@ -66,15 +69,42 @@ def test_an_ablation_plans_its_runs_and_prints_its_table_from_storage(tmp_path, 
             accuracy = {"target_in": 0.1 * number, "target_out": 0, "target_all": 0.05, "validation": 0.5}
             entry = {"seconds": 1.0, "accuracy": dict.fromkeys(variant.evaluation.pathways, accuracy)}
             entry |= {"kept": 1, "candidates": 2}
-            state = {stage.name: entry for stage in plan_stages(variant, info)}
-            write_json(f"{root}/runs/{variant.name}/state.json", state)
+            stages = plan_stages(variant, info)
+            write_json(f"{root}/runs/{variant.name}/state.json", {stage.name: entry for stage in stages})
+            for stage in stages:
+                if stage.kind == "evaluate":
+                    location = RunStore(root, variant.name).predictions_uri(stage.held_out, stage.model)
+                    write_table(location, two_answers(variant, right=[True, number == 0]))
     printed = rdmldg("ablate", "demo", "--trials", "0,1", "--storage", root)
     assert printed.exit_code == 0, printed.output
     assert "mean of 2 trials" in printed.output
     assert [row for row in rows_of(printed.output) if row[0] == "labels only"] == [
-        ["labels only", "direct", "10.0", "10.0"],
-        ["labels only", "direct", "5.0", "5.0"],
+        ["labels only", "direct", "10.0", "10.0 +/- 0.0"],
+        ["labels only", "direct", "5.0", "5.0 +/- 0.0"],
     ]
+    # All of two images are right where one is: 50 points, and as many of error.
+    assert [row[1:] for row in rows_of(printed.output) if len(row) == 6 and row[-1] == "2"] == [
+        ["zero-shot", "direct", "+0.0 +/- 0.0", "1.000", "2"],
+        ["zero-shot", "reasoning", "+0.0 +/- 0.0", "1.000", "2"],
+        ["labels only", "direct", "+50.0 +/- 50.0", "0.317", "2"],
+        ["chains only", "reasoning", "+50.0 +/- 50.0", "0.317", "2"],
+        ["MTCT", "direct", "+0.0 +/- 0.0", "1.000", "2"],
+        ["MTCT", "reasoning", "+0.0 +/- 0.0", "1.000", "2"],
+        ["MTCT and SARR without filter, round 1", "direct", "+50.0 +/- 50.0", "0.317", "2"],
+        ["MTCT and SARR without filter, round 1", "reasoning", "+50.0 +/- 50.0", "0.317", "2"],
+    ]
+
+
+def two_answers(config, right):
+    """Predictions of two images of the held-out domain by each pathway."""
+    return pa.Table.from_pylist(
+        [
+            {"id": str(image), "split": "in", "held_out": True, "pathway": pathway, "correct": correct}
+            for pathway in config.evaluation.pathways
+            for image, correct in enumerate(right)
+        ],
+        schema=PREDICTION_SCHEMA,
+    )
 
 
 def test_a_sweeps_plan_tells_what_its_trials_share(tmp_path):

@@ -19,7 +19,7 @@ from rdmldg_ray.chains.format import SECTIONS, render_chain
 from rdmldg_ray.cli import app
 from rdmldg_ray.config.load import dump_config, load_config, override_config, recipe_names
 from rdmldg_ray.domainbed.catalogue import get_dataset
-from rdmldg_ray.sweeps.variants import BOTH, CHAINS, ablation_configs
+from rdmldg_ray.sweeps.variants import LABELS, ablation_configs
 from tests.helpers import documented
 from tests.helpers.finished_run import SMALL, write_photos
 from tests.helpers.openai_endpoint import Endpoint, completion, serving
@@ -77,10 +77,13 @@ RUN = {
     "rdmldg analyze rejected demo": Run("rejected.csv and .png"),
     "rdmldg analyze adaptive demo": Run("adaptive-sarr-1.csv and .png"),
     "rdmldg analyze new-classes demo": Run("new-classes.csv and .png", given={"demo": "base"}),
-    "rdmldg evaluate iconbed data.held_out=flat --adapter rdmldg-store/runs/demo/flat/mtct/adapter": Run(
-        "target (all)", small=f"{ON_MINE} evaluation.max_new_tokens=16"
+    # The finished run holds out another domain than the demo.
+    "rdmldg evaluate iconbed data.held_out=sketch --adapter rdmldg-store/runs/demo/sketch/mtct/adapter": Run(
+        "target (all)",
+        given={"rdmldg-store/runs/demo/sketch/mtct/adapter": "rdmldg-store/runs/demo/flat/mtct/adapter"},
+        small=f"{ON_MINE} evaluation.max_new_tokens=16",
     ),
-    # Of its three runs, the one on labels is not there yet.
+    # Of its runs, the one on labels is not there yet.
     "rdmldg ablate iconbed": Run("labels only", small=" ".join(ABLATION).replace(", ", ",")),
     "rdmldg baselines iconbed": Run(
         "linear probe on the base", small=f"{ON_MINE} data.held_out=flat --yardsticks linear-probe,cnn"
@@ -295,7 +298,7 @@ def runs(finished_run):
         trial = [f"name=pacs-internvl3-8b-trial-{seed}", f"data.trial_seed={seed}"]
         configs.append(override_config(results.config, trial))
     ablation = ablation_configs(load_config("iconbed", [*ABLATION, f"storage={results.root}"]))
-    configs += [ablation[BOTH], ablation[CHAINS]]
+    configs += [config for kind, config in ablation.items() if kind != LABELS]
     for config in configs:
         copy_run(results, config)
 

@@ -57,14 +57,14 @@ def test_filter_thresholds_share_all_up_to_the_first_draws():
 
 
 @pytest.mark.parametrize(
-    "override", ["sarr.sampling=fixed", "sarr.best_by=num_tokens", "sarr.without_chain=labels"]
+    "override", ["sarr.sampling=fixed", "sarr.best_by=num_tokens", "sarr.without_chain=teacher"]
 )
 def test_which_draws_are_made_and_what_becomes_of_them_shares_the_draws(override):
     assert changed(override) == [*ROUND_1, *ROUND_2]
 
 
 def test_the_rounds_training_settings_share_the_first_draws_too():
-    assert changed("sarr.training.learning_rate=1e-4") == [*ROUND_1, *ROUND_2]
+    assert changed("sarr.training.learning_rate=2e-4") == [*ROUND_1, *ROUND_2]
 
 
 def test_how_chains_are_drawn_shares_mtct():

@@ -58,7 +58,9 @@ def test_an_estimate_is_work_by_rate():
     assert mtct.worker_hours == pytest.approx(2 * mtct.hours)
     assert (rows["generate"].chains, rows["generate"].tokens) == (1035, 103500)
     assert rows["generate"].hours * 3600 == pytest.approx(1035 / 20 / 2), "the model is served already"
-    assert rows["train"].images == 345, "the half without a chain takes no part"
+    assert rows["train"].images == 690
+    dropped = estimates("sarr.without_chain=drop")["train"]
+    assert dropped.images == 345, "the half without a chain takes no part"
     config = load_config("demo", TWO_WORKERS)
     images = sum(count_samples(config, info, s) for s in plan_stages(config, info) if s.kind == "evaluate")
     assert rows["evaluate"].images == images and rows["evaluate"].stages == 3
@@ -93,7 +95,7 @@ def test_a_fixed_number_of_draws_and_a_limit_count():
 def test_another_limit_of_draws_counts_as_if_each_were_kept_as_often():
     # A third of the measured run's candidates were kept: 1 - (2/3)^2 of the images with two draws have a
     # chain, and 1 - (2/3)^3 with three.
-    rows = estimates("sarr.max_attempts=3")
+    rows = estimates("sarr.max_attempts=3", "sarr.without_chain=drop")
     assert rows["generate"].chains == round(690 * 1.5 * (19 / 27) / (5 / 9))
     assert rows["train"].images == round(690 * 0.5 * (19 / 27) / (5 / 9))
 
@@ -151,7 +153,7 @@ def test_calibrating_finds_the_rates_that_a_run_had(tmp_path):
 def test_a_run_without_a_round_cannot_calibrate():
     config, info = load_config("demo", TWO_WORKERS), iconbed_info()
     state, step_rates, sizes = finished(config, info)
-    del state["flat/sarr-1/candidates"]
+    del state["sketch/sarr-1/candidates"]
     with pytest.raises(ValueError, match="run 'demo': no stage of kind 'generate' is complete"):
         calibrate(config, info, state, step_rates, sizes, "two cores")
 

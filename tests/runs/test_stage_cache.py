@@ -36,7 +36,7 @@ def group(tmp_path):
     mini.write_mini(root)
 
     def run(name, *overrides, claim=None):
-        config = load_config("demo", ["data.dataset=mini", f"name={name}", f"storage={root}", *overrides])
+        config = load_config("demo", [*mini.SETTINGS, f"name={name}", f"storage={root}", *overrides])
         info = read_dataset_info(root, "mini")
         more = {"claim": claim} if claim else {}
         cache = StageCache(config, info, join(root, "group"), **more)

@@ -26,7 +26,9 @@ def iconbed(store, info, tmp_path_factory):
     shutil.rmtree(samples_location(str(root), info.name, "paint"))
     shutil.rmtree(index_location(str(root), info.name, "paint"))
     shutil.rmtree(chains_location(str(root), info.name, "rules", "paint"))
-    settings = load_config("demo", ["data.held_out=paint"]).model_copy(update={"storage": str(root)})
+    settings = load_config("demo", ["data.held_out=paint", "sarr.without_chain=drop"]).model_copy(
+        update={"storage": str(root)}
+    )
     return StageData(settings, info)
 
 
