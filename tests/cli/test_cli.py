@@ -77,7 +77,7 @@ def test_planning_helping_and_a_finished_run_import_nothing_heavy(tmp_path, stor
     assert "sketch/sarr-2/candidates" in iconbed
     assert not (tmp_path / "new").exists(), "a dry run writes nothing"
     assert "run 'demo' is complete; nothing to do" in done
-    assert "flat held out: accuracy, %" in done and "75.0" in done
+    assert "sketch held out: accuracy, %" in done and "75.0" in done
 
 
 def test_a_dry_run_prints_a_config_that_can_be_loaded(tmp_path):

@@ -104,22 +104,36 @@ def adapter(pipeline, samples, tmp_path_factory):
     return str(folder)
 
 
+def make_pool(pipeline, model=None, max_length=512, **engines):
+    config = pipeline.config
+    own = {"max_length": max_length} | ({"path": str(model)} if model else {})
+    changed = {
+        "engines": config.engines.model_copy(update=engines),
+        "model": config.model.model_copy(update=own),
+    }
+    return EnginePool(config.model_copy(update=changed), CLASSES)
+
+
 @pytest.fixture
 def pool(pipeline):
     """Make a pool with some settings; it is closed at the end."""
     pools = []
 
-    def make(model=None, max_length=512, **engines):
-        config = pipeline.config
-        changed = {"engines": config.engines.model_copy(update=engines)}
-        own = {"max_length": max_length} | ({"path": str(model)} if model else {})
-        changed["model"] = config.model.model_copy(update=own)
-        pools.append(EnginePool(config.model_copy(update=changed), CLASSES))
+    def make(**settings):
+        pools.append(make_pool(pipeline, **settings))
         return pools[-1]
 
     yield make
     for pool in pools:
         pool.close()
+
+
+@pytest.fixture(scope="module")
+def shared_pool(pipeline):
+    """A pool of one engine, of which a test may end the engine: another takes its place."""
+    pool = make_pool(pipeline, num_engines=1, batch_size=8)
+    yield pool
+    pool.close()
 
 
 def processes_of(pool):
@@ -129,7 +143,29 @@ def processes_of(pool):
     return actors, [child for actor in actors for child in actor.children(recursive=True)]
 
 
-def test_a_round_whose_engine_is_killed_has_each_candidate_once(pool, pipeline, samples, adapter, tmp_path):
+def test_direct_answers_are_the_most_probable_options(shared_pool, samples):
+    few = samples.take(list(range(0, 48, 4)))
+    shared_pool.load(None)
+    answers = pa.concat_tables(shared_pool.generate(few, DIRECT)).to_pylist()
+    model = load_base(TINY_BASE, ModelConfig(dtype="float32")).eval()
+    prompts = PathwayPrompts(load_processor(TINY_BASE), CLASSES)
+    rows = zip(few["id"].to_pylist(), read_images(few), strict=True)
+    options = [
+        {"id": sample_id, "image": image, "pathway": "direct", "target": name}
+        for sample_id, image in rows
+        for name in CLASSES
+    ]
+    adapters.score(model, prompts, options, "logprobs")
+    for answer in answers:
+        scores = {row["target"]: sum(row["logprobs"]) for row in options if row["id"] == answer["id"]}
+        assert answer["text"] == max(scores, key=scores.get)
+        assert answer["logprob"] == pytest.approx(max(scores.values()), abs=1e-3)
+        assert answer["finished"]
+
+
+def test_a_round_whose_engine_is_killed_has_each_candidate_once(
+    shared_pool, pipeline, samples, adapter, tmp_path
+):
     bad = str(tmp_path / "bad.parquet")
     write_table(bad, pa.table({"image": [b"no image"]}))
     row = samples.slice(0, 1).to_pylist()[0] | {"id": "mini/bad.png", "file": bad, "row_group": 0, "row": 0}
@@ -140,17 +176,16 @@ def test_a_round_whose_engine_is_killed_has_each_candidate_once(pool, pipeline, 
 
     def kill(done, total, text):
         if not killed:
-            [actor], children = processes_of(engines)
+            [actor], children = processes_of(shared_pool)
             killed.extend([actor, *children])
             actor.kill()
 
-    engines = pool(num_engines=1, batch_size=8)
-    engines.load(adapter)
+    shared_pool.load(adapter)
     location = str(tmp_path / "round")
-    summary = generate_round(engines, drawn_from, CLASSES, sarr, 1, "mtct", location, kill)
+    summary = generate_round(shared_pool, drawn_from, CLASSES, sarr, 1, "mtct", location, kill)
     # The engine, and the one that took its place after a parity check of its own.
-    assert [report.how for report in engines._reports] == ["start", "start"]
-    assert all(report.parity < 1e-3 for report in engines._reports)
+    assert [report.how for report in shared_pool._reports[1:]] == ["start"]
+    assert all(report.parity < 1e-3 for report in shared_pool._reports)
 
     candidates = read_table(join(location, "candidates")).to_pylist()
     expected = {(i, k) for i in samples["id"].to_pylist() for k in range(2)} | {("mini/bad.png", 0)}
@@ -161,6 +196,19 @@ def test_a_round_whose_engine_is_killed_has_each_candidate_once(pool, pipeline, 
     assert all(0 < row["label_prob"] <= 1 for row in candidates if row["reason"] != "bad_image")
     # vLLM's own processes ended with the engines that were killed.
     assert psutil.wait_procs(killed, timeout=10)[1] == []
+
+
+def test_an_engine_that_hangs_is_ended_after_the_set_time_with_what_it_asked_for(shared_pool, samples):
+    shared_pool.load(None)
+    shared_pool._engines = shared_pool._engines.model_copy(update={"batch_timeout_s": 5, "max_restarts": 0})
+    answers = shared_pool.generate(samples, GenerationRequest("reasoning", 0, 1.0, 1.0, 100, 0))
+    [actor], _ = processes_of(shared_pool)
+    actor.suspend()
+    try:
+        with pytest.raises(EngineError, match=r"no answer to a batch in 5 s .*asked for 1 x 0\.25 CPU"):
+            list(answers)
+    finally:
+        actor.kill()
 
 
 def test_vllms_own_processes_end_with_a_killed_engine(pool, monkeypatch):
@@ -181,19 +229,6 @@ def test_vllms_own_processes_end_with_a_killed_engine(pool, monkeypatch):
 def is_alive(process):
     # One that has ended is a zombie until whoever inherited it looks.
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
-def test_an_engine_that_hangs_is_ended_after_the_set_time_with_what_it_asked_for(pool, samples):
-    engines = pool(num_engines=1, batch_timeout_s=5, max_restarts=0)
-    engines.load(None)
-    answers = engines.generate(samples, GenerationRequest("reasoning", 0, 1.0, 1.0, 100, 0))
-    [actor], _ = processes_of(engines)
-    actor.suspend()
-    try:
-        with pytest.raises(EngineError, match=r"no answer to a batch in 5 s .*asked for 1 x 0\.25 CPU"):
-            list(answers)
-    finally:
-        actor.kill()
 
 
 @pytest.mark.parametrize(
@@ -242,27 +277,6 @@ def test_an_image_with_more_tokens_than_there_is_room_for_gets_its_error(pool, s
     for row in answers.to_pylist():
         assert row["error"].startswith(f"{row['id']}: ")
         assert "40" in row["error"]
-
-
-def test_direct_answers_are_the_most_probable_options(pool, samples):
-    few = samples.take(list(range(0, 48, 4)))
-    engines = pool(num_engines=1)
-    engines.load(None)
-    answers = pa.concat_tables(engines.generate(few, DIRECT)).to_pylist()
-    model = load_base(TINY_BASE, ModelConfig(dtype="float32")).eval()
-    prompts = PathwayPrompts(load_processor(TINY_BASE), CLASSES)
-    rows = zip(few["id"].to_pylist(), read_images(few), strict=True)
-    options = [
-        {"id": sample_id, "image": image, "pathway": "direct", "target": name}
-        for sample_id, image in rows
-        for name in CLASSES
-    ]
-    adapters.score(model, prompts, options, "logprobs")
-    for answer in answers:
-        scores = {row["target"]: sum(row["logprobs"]) for row in options if row["id"] == answer["id"]}
-        assert answer["text"] == max(scores, key=scores.get)
-        assert answer["logprob"] == pytest.approx(max(scores.values()), abs=1e-3)
-        assert answer["finished"]
 
 
 def test_an_engine_with_another_image_size_is_stopped(pool, adapter, tmp_path):

@@ -24,7 +24,7 @@ from rdmldg_ray.evaluation.predictions import accuracies
 from rdmldg_ray.runs.run import Run
 from rdmldg_ray.runs.store import RunStore, State
 from rdmldg_ray.storage import copy_folder, exists, join, list_files, read_bytes, read_table
-from tests.helpers.adapters import WEIGHTS, decoder_layers_permuted, without
+from tests.helpers.adapters import WEIGHTS, without
 from tests.helpers.finished_run import DATASET, SETTINGS
 from tests.helpers.repository import ROOT
 from tools import mini, s3_server
@@ -32,7 +32,8 @@ from tools import mini, s3_server
 pytestmark = pytest.mark.slow
 
 HELD_OUT = "flat"
-KILLED = [*SETTINGS, "name=killed"]
+# With one engine less, which changes no answer.
+KILLED = [*SETTINGS, "name=killed", "engines.num_engines=1"]
 
 
 @pytest.fixture(scope="module")
@@ -205,24 +206,17 @@ def test_an_engine_that_does_not_compute_what_was_trained_is_stopped(unbroken, t
     from rdmldg_ray.models.parity import ParityError
 
     trained = Path(unbroken.location, HELD_OUT, "mtct", "adapter")
-    pool = EnginePool(unbroken.config, list(unbroken.info.classes))
+    # For all that may go wrong see tests/models/test_parity_failures.py.
+    broken = shutil.copytree(trained, tmp_path / "broken")
+    save_file(without("vision_model")(load_file(broken / WEIGHTS)), broken / WEIGHTS)
+    one = override_config(unbroken.config, ["engines.num_engines=1"])
+    pool = EnginePool(one, list(unbroken.info.classes))
     try:
         report = pool.load(str(trained))
         assert report.how == "start"
         assert report.parity < 1e-3
-        for name, broken in (("no-vision", without("vision_model")), ("permuted", decoder_layers_permuted)):
-            adapter = shutil.copytree(trained, tmp_path / name)
-            weights = load_file(adapter / WEIGHTS)
-            save_file(broken(weights), adapter / WEIGHTS)
-            with pytest.raises(ParityError, match="does not compute what was trained"):
-                pool.load(str(adapter))
+        with pytest.raises(ParityError, match="does not compute what was trained"):
+            pool.load(str(broken))
         assert pool.load(str(trained)).how == "reload"
     finally:
         pool.close()
-    # The same weights under another prompt.
-    other = EnginePool(unbroken.config, list(reversed(unbroken.info.classes)))
-    try:
-        with pytest.raises(ParityError, match="check that engine and trainer use the same base, prompts"):
-            other.load(str(trained))
-    finally:
-        other.close()
