@@ -1,6 +1,6 @@
 """The whole method on a small real data set: Ray, DeepSpeed and vLLM, nothing replaced.
 
-One run is unbroken and on the local disk, another is killed twice and has everything on object storage.
+One run is unbroken and on the local disk, another is ended twice and has everything on object storage.
 """
 
 import os
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -115,11 +116,11 @@ def test_both_pathways_answered_for_every_image(unbroken):
 
 @dataclass(frozen=True)
 class Killed:
-    """A run on object storage that was killed in two stages and then ended by ``rdmldg demo``."""
+    """A run on object storage, interrupted in one stage, killed in another, and completed by ``rdmldg demo``."""
 
     store: RunStore
     done: State
-    """What was complete when it was killed for the second time."""
+    """What was complete when it was killed."""
     folder: Path
     """Where it ran; empty before."""
 
@@ -136,8 +137,11 @@ def killed(unbroken, s3_root_of_module, tmp_path_factory):
     def in_candidates() -> bool:
         return f"{HELD_OUT}/evaluation/mtct" in store.state()
 
-    for reached in (in_mtct, in_candidates):
-        start_and_kill(folder, s3_root_of_module, reached)
+    # Ctrl-C, after which nothing is left of what it started.
+    interrupted, started = start_and_end(folder, s3_root_of_module, in_mtct, signal.SIGINT)
+    assert interrupted.returncode == 130, log_of(folder).read_text()
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+    start_and_end(folder, s3_root_of_module, in_candidates, signal.SIGKILL)
     done = store.state()
     rdmldg(folder, "demo", *KILLED, "--storage", s3_root_of_module)
     return Killed(store, done, folder)
@@ -161,7 +165,10 @@ def rdmldg(folder: Path, *arguments: str) -> None:
     assert start(folder, *arguments).wait(timeout=600) == 0, log_of(folder).read_text()
 
 
-def start_and_kill(folder: Path, storage: str, reached: Callable[[], bool]) -> None:
+def start_and_end(
+    folder: Path, storage: str, reached: Callable[[], bool], number: signal.Signals
+) -> tuple["subprocess.Popen[bytes]", list[psutil.Process]]:
+    """Send a signal to a run once it has reached a stage; returns it, and what it had started."""
     process = start(folder, "run", "demo", *KILLED, "--storage", storage)
     deadline = time.monotonic() + 900  # it hangs
     while not reached():
@@ -169,8 +176,10 @@ def start_and_kill(folder: Path, storage: str, reached: Callable[[], bool]) -> N
         assert time.monotonic() < deadline, "the stage was never reached"
         time.sleep(0.5)
     time.sleep(1)
-    process.send_signal(signal.SIGKILL)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
     process.wait()
+    return process, started
 
 
 def test_a_run_killed_in_two_stages_ends_like_the_unbroken_one(unbroken, killed):
