@@ -116,7 +116,7 @@ def test_both_pathways_answered_for_every_image(unbroken):
 
 @dataclass(frozen=True)
 class Killed:
-    """A run on object storage, interrupted in one stage, killed in another, and completed by ``rdmldg demo``."""
+    """A run on object storage, interrupted in one stage, killed in another, completed by ``rdmldg demo``."""
 
     store: RunStore
     done: State
