@@ -8,13 +8,13 @@ from rdmldg_ray.chains.format import conclusion_of, match_class
 from rdmldg_ray.chains.questions import question_of
 from rdmldg_ray.config.schema import Config, Pathway
 from rdmldg_ray.datasets.schema import question_columns
+from rdmldg_ray.engines.answer_log import Writer
 from rdmldg_ray.engines.engine import GenerationRequest
-from rdmldg_ray.engines.pool import EnginePool
 from rdmldg_ray.evaluation.predictions import PREDICTION_SCHEMA
 
 
 def predict(
-    pool: EnginePool,
+    writer: Writer,
     samples: pa.Table,
     class_names: list[str],
     config: Config,
@@ -26,6 +26,7 @@ def predict(
     of questions, the sample's own; the reasoning pathway's is what stands in its conclusion.
 
     Args:
+        writer: an engine pool, or what stands before one.
         samples: an index with columns ``split`` and ``held_out`` added.
     """
     pathways = config.evaluation.pathways
@@ -40,7 +41,7 @@ def predict(
             max_new_tokens=config.evaluation.max_new_tokens,
             seed=config.seed,
         )
-        for answers in pool.generate(samples, request):
+        for answers in writer.generate(samples, request):
             tables.append(score_answers(answers, samples, class_names, pathway))
             progress(sum(len(t) for t in tables), total, pathway)
     return pa.concat_tables(tables).sort_by([("pathway", "ascending"), ("id", "ascending")])

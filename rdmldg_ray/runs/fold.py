@@ -4,10 +4,11 @@ A fold is resumed by itself: it runs the stages that its state does not hold, ea
 just ended.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -25,7 +26,10 @@ from rdmldg_ray.runtime.errors import RunFailedError
 from rdmldg_ray.runtime.liveness import count_alive
 from rdmldg_ray.runtime.progress import follow_progress, progress_bar
 from rdmldg_ray.runtime.remote import in_task
-from rdmldg_ray.storage import write_json, write_table
+from rdmldg_ray.storage import delete_folder, write_json, write_table
+
+if TYPE_CHECKING:
+    from rdmldg_ray.engines.answer_log import AnswerLog
 
 
 class FoldPipeline:
@@ -90,6 +94,8 @@ class FoldPipeline:
             if stage.kind == "evaluate":
                 write_results(self.store, self.config, self.info.environments, newest=stage)
             self.store.enter(stage, entry)
+            if stage.kind in ("generate", "evaluate"):
+                delete_folder(self.store.answers_uri(stage))
             if self._cache:
                 self._cache.register(stage, entry)
         self._on_complete(stage, self.state())
@@ -104,31 +110,54 @@ class FoldPipeline:
             )
 
     def evaluate(
-        self, adapter: str | None, location: str | None = None
+        self, adapter: str | None, stage: Stage | None = None
     ) -> tuple[pa.Table, dict[str, dict[str, float]]]:
         """Predictions and accuracies of base plus adapter on the fold, as ``evaluation.predict`` makes them.
 
         Args:
             adapter: URI of an adapter, or None for the base model.
-            location: where to write how far the evaluation is.
+            stage: the evaluation of the run that this is, whose answers are kept as they come.
         """
         from rdmldg_ray.evaluation.predict import predict
         from rdmldg_ray.evaluation.predictions import accuracies
 
-        pool = self.serving.pool(adapter)
+        log = self._answer_log(stage, adapter) if stage else None
         samples = in_task(self.data.evaluation_set, self.held_out)
+        location = self.store.stage_uri(stage) if stage else None
         with (
             self.serving.count_alive() as alive,
             progress_bar(self.console, "answers", location, alive) as bar,
         ):
             predictions = predict(
-                pool=pool,
+                writer=log or self.serving.pool(adapter),
                 samples=samples,
                 class_names=list(self.info.classes),
                 config=self.config,
                 progress=bar.update,
             )
+        if log:
+            self._tell_read_back(log)
         return predictions, accuracies(predictions)
+
+    def _answer_log(self, stage: Stage, adapter: str | None) -> "AnswerLog":
+        from rdmldg_ray.engines.answer_log import AnswerLog
+
+        # What the adapter is made of, and when: a training that was done again gives another.
+        model = {
+            name: entry for name, entry in self.state().items() if Stage.parse(name).kind in ("mtct", "train")
+        }
+        read = self.store.fold_inputs(stage.held_out).get(stage.name)
+        return AnswerLog(
+            location=self.store.answers_uri(stage),
+            model=json.dumps([adapter, model, read], sort_keys=True),
+            pool=lambda: self.serving.pool(adapter),
+        )
+
+    def _tell_read_back(self, log: "AnswerLog") -> None:
+        if log.read_back:
+            self.console.print(
+                f"  {log.read_back} answers were there, and were not asked for", highlight=False
+            )
 
     def _take_over(self, stage: Stage) -> dict[str, Any] | None:
         """The summary of a stage that the cache has; a round is selected anew from candidates that it has."""
@@ -202,15 +231,14 @@ class FoldPipeline:
         from rdmldg_ray.sarr.round import generate_round
 
         samples = in_task(self.data.source_index, self.held_out, "in")
-        adapter = self._adapter(stage.round - 1)
-        cached = None if drawn is None else CandidateCache(drawn, lambda: self.serving.pool(adapter))
-        writer = cached or self.serving.pool(adapter)
+        log = self._answer_log(stage, self._adapter(stage.round - 1))
+        cached = None if drawn is None else CandidateCache(drawn, lambda: log)
         with (
             self.serving.count_alive() as alive,
             progress_bar(self.console, "chains", self.store.stage_uri(stage), alive) as bar,
         ):
             summary = generate_round(
-                writer=writer,
+                writer=cached or log,
                 samples=samples,
                 class_names=list(self.info.classes),
                 config=self.config.sarr,
@@ -219,12 +247,11 @@ class FoldPipeline:
                 location=self.store.round_uri(self.held_out, stage.model),
                 progress=bar.update,
             )
+        self._tell_read_back(log)
         return summary if cached is None else summary | {"drawn_anew": cached.drawn_anew}
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
-        predictions, accuracy = self.evaluate(
-            self._adapter(stage.round), location=self.store.stage_uri(stage)
-        )
+        predictions, accuracy = self.evaluate(self._adapter(stage.round), stage)
         write_table(self.store.predictions_uri(self.held_out, stage.model), predictions)
         write_json(self.store.accuracies_uri(self.held_out, stage.model), accuracy)
         return {"accuracy": accuracy}

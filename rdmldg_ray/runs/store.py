@@ -61,6 +61,7 @@ _STATE_VERSION = 2
 _STATE_FILE = "state.json"
 _EVALUATION = "evaluation"
 _ANALYSES = "analyses"
+_ANSWERS = "answers"
 _ROUND = re.compile(r"sarr-([1-9]\d*)")
 # Entries of release 0.1.0.
 _RENAMED = {"kept": "accepted", "tokens_per_kept": "tokens_per_selected"}
@@ -348,6 +349,10 @@ class RunStore:
     def training_set_uri(self, stage: Stage) -> str:
         """What a training read: ids, domains, labels and chains."""
         return join(self.stage_uri(stage), "training_set.parquet")
+
+    def answers_uri(self, stage: Stage) -> str:
+        """What engines have answered for a stage that is not complete."""
+        return join(self.uri, stage.held_out, _ANSWERS, stage.kind, stage.model)
 
     def predictions_uri(self, held_out: str, model: str) -> str:
         """An evaluation's answers, in ``evaluation.predictions.PREDICTION_SCHEMA``."""

@@ -8,18 +8,13 @@ where it wants more than there are. It ends with the candidates that it would ha
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rdmldg_ray.engines.answer_log import Writer
 from rdmldg_ray.engines.engine import ANSWER_SCHEMA, GenerationRequest
-
-
-class Writer(Protocol):
-    """What draws: an engine pool, or what stands before one."""
-
-    def generate(self, samples: pa.Table, request: GenerationRequest) -> Iterator[pa.Table]: ...
 
 
 class CandidateCache:

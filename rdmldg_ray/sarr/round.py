@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from rdmldg_ray.chains.prompts import PROMPT_VERSION
 from rdmldg_ray.config.schema import SarrConfig
+from rdmldg_ray.engines.answer_log import Writer
 from rdmldg_ray.runtime.remote import in_task
-from rdmldg_ray.sarr.candidate_cache import Writer
 from rdmldg_ray.sarr.sampling import draw_candidates
 from rdmldg_ray.sarr.selection import CANDIDATES_FOLDER, select_chains, write_candidates
 from rdmldg_ray.storage import delete_folder, join

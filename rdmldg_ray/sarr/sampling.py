@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 
 from rdmldg_ray.config.schema import SarrConfig
 from rdmldg_ray.datasets.schema import question_columns
+from rdmldg_ray.engines.answer_log import Writer
 from rdmldg_ray.engines.engine import GenerationRequest
-from rdmldg_ray.sarr.candidate_cache import Writer
 from rdmldg_ray.sarr.candidates import judge_answers, label_probabilities
 from rdmldg_ray.sarr.filter import is_hopeless
 

@@ -1,6 +1,6 @@
 """The whole method on a small real data set: Ray, DeepSpeed and vLLM, nothing replaced.
 
-One run is unbroken and on the local disk, another is ended twice and has everything on object storage.
+One run is unbroken and on the local disk, another is ended three times and has everything on object storage.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ from rdmldg_ray.datasets.schema import read_dataset_info
 from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.evaluation.predictions import accuracies
 from rdmldg_ray.runs.run import Run
-from rdmldg_ray.runs.store import RunStore, State
+from rdmldg_ray.runs.store import RunStore, Stage, State
 from rdmldg_ray.storage import copy_folder, exists, join, list_files, read_bytes, read_table
 from tests.helpers.adapters import WEIGHTS, without
 from tests.helpers.finished_run import DATASET, SETTINGS
@@ -33,8 +34,8 @@ from tools import mini, s3_server
 pytestmark = pytest.mark.slow
 
 HELD_OUT = "flat"
-# With one engine less, which changes no answer.
-KILLED = [*SETTINGS, "name=killed", "engines.num_engines=1"]
+# With one engine less, and in smaller batches, which changes no answer.
+KILLED = [*SETTINGS, "name=killed", "engines.num_engines=1", "engines.batch_size=8"]
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +117,13 @@ def test_both_pathways_answered_for_every_image(unbroken):
 
 @dataclass(frozen=True)
 class Killed:
-    """A run on object storage, interrupted in one stage, killed in another, completed by ``rdmldg demo``."""
+    """A run on object storage that was ended in three stages, and then completed by ``rdmldg demo``."""
 
     store: RunStore
     done: State
-    """What was complete when it was killed."""
+    """What was complete when it was ended for the last time."""
+    answered: dict[str, int]
+    """Answers on storage when it was ended, by stage."""
     folder: Path
     """Where it ran; empty before."""
 
@@ -130,21 +133,25 @@ def killed(unbroken, s3_root_of_module, tmp_path_factory):
     copy_folder(join(unbroken.config.storage, "datasets"), join(s3_root_of_module, "datasets"))
     store = RunStore(s3_root_of_module, "killed")
     folder = tmp_path_factory.mktemp("killed")
+    zero_shot, draws = Stage(HELD_OUT, "evaluate", -1), Stage(HELD_OUT, "generate", 1)
+    answered = {}
 
-    def in_mtct() -> bool:
-        return exists(store.metrics_uri(HELD_OUT, "mtct"))
+    end = partial(start_and_end, folder, s3_root_of_module)
 
-    def in_candidates() -> bool:
-        return f"{HELD_OUT}/evaluation/mtct" in store.state()
+    def has_answers(stage: Stage) -> Callable[[], object]:
+        return lambda: list_files(store.answers_uri(stage), ".parquet")
 
-    # Ctrl-C, after which nothing is left of what it started.
-    interrupted, started = start_and_end(folder, s3_root_of_module, in_mtct, signal.SIGINT)
+    # Ctrl-C first, after which nothing is left of what it started.
+    interrupted, started = end(has_answers(zero_shot), signal.SIGINT)
     assert interrupted.returncode == 130, log_of(folder).read_text()
     assert psutil.wait_procs(started, timeout=30)[1] == []
-    start_and_end(folder, s3_root_of_module, in_candidates, signal.SIGKILL)
+    answered[zero_shot.name] = len(read_table(store.answers_uri(zero_shot)))
+    end(lambda: exists(store.metrics_uri(HELD_OUT, "mtct")), signal.SIGKILL)
+    end(has_answers(draws), signal.SIGKILL)
+    answered[draws.name] = len(read_table(store.answers_uri(draws)))
     done = store.state()
     rdmldg(folder, "demo", *KILLED, "--storage", s3_root_of_module)
-    return Killed(store, done, folder)
+    return Killed(store, done, answered, folder)
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -166,7 +173,7 @@ def rdmldg(folder: Path, *arguments: str) -> None:
 
 
 def start_and_end(
-    folder: Path, storage: str, reached: Callable[[], bool], number: signal.Signals
+    folder: Path, storage: str, reached: Callable[[], object], number: signal.Signals
 ) -> tuple["subprocess.Popen[bytes]", list[psutil.Process]]:
     """Send a signal to a run once it has reached a stage; returns it, and what it had started."""
     process = start(folder, "run", "demo", *KILLED, "--storage", storage)
@@ -175,19 +182,25 @@ def start_and_end(
         assert process.poll() is None, log_of(folder).read_text()
         assert time.monotonic() < deadline, "the stage was never reached"
         time.sleep(0.5)
-    time.sleep(1)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     process.wait()
     return process, started
 
 
-def test_a_run_killed_in_two_stages_ends_like_the_unbroken_one(unbroken, killed):
+def test_a_run_ended_in_three_stages_gives_what_the_unbroken_one_gives(unbroken, killed):
     state = killed.store.state()
     assert list(state) == list(unbroken.state())
     assert {name: state[name] for name in killed.done} == killed.done, "a stage was done twice"
     for name, entry in unbroken.state().items():
         assert state[name].get("accuracy") == entry.get("accuracy"), name
+
+
+def test_no_answer_that_was_there_is_asked_for_again(killed):
+    said = log_of(killed.folder).read_text()
+    for stage, answers in killed.answered.items():
+        assert f"{answers} answers were there, and were not asked for" in said, stage
+    assert list_files(join(killed.store.uri, HELD_OUT, "answers")) == []
 
 
 def test_the_demo_runs_with_everything_on_object_storage(killed):
