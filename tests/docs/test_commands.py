@@ -106,9 +106,9 @@ TESTED = {
     "make demo": "runs/test_run_real.py::test_the_demo_runs_with_everything_on_object_storage",
     "rdmldg run demo data.held_out=all mtct.learning_rate=3e-4 sarr.without_chain=labels "
     "sarr.training.learning_rate=1e-4": (
-        "runs/test_run_real.py::test_a_run_ended_in_three_stages_gives_what_the_unbroken_one_gives"
+        "runs/test_run_real.py::test_a_run_that_is_ended_thrice_is_the_unbroken_one"
     ),
-    "rdmldg run iconbed": "runs/test_run_real.py::test_a_run_ended_in_three_stages_gives_what_the_unbroken_one_gives",
+    "rdmldg run iconbed": "runs/test_run_real.py::test_a_run_that_is_ended_thrice_is_the_unbroken_one",
     "rdmldg run my.yaml sarr.rounds=3 name=long": "docs/test_commands.py::test_the_python_snippet_runs",
     "rdmldg run iconbed --storage s3://bucket/x": (
         "runs/test_run_real.py::test_the_demo_runs_with_everything_on_object_storage"

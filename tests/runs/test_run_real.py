@@ -188,7 +188,7 @@ def start_and_end(
     return process, started
 
 
-def test_a_run_ended_in_three_stages_gives_what_the_unbroken_one_gives(unbroken, killed):
+def test_a_run_that_is_ended_thrice_is_the_unbroken_one(unbroken, killed):
     state = killed.store.state()
     assert list(state) == list(unbroken.state())
     assert {name: state[name] for name in killed.done} == killed.done, "a stage was done twice"
