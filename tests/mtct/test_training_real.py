@@ -57,7 +57,8 @@ def train(ray_cluster, tmp_path_factory):
         from rdmldg_ray.mtct.trainer import train_stage
 
         exact = ["model.mixed_precision=false", "data.augment=none"]
-        settings = [*exact, "mtct.warmup_ratio=0", "mtct.epochs=1", f"storage={root}"]
+        settings = [*exact, "mtct.warmup_ratio=0", "mtct.epochs=1", "mtct.learning_rate=1e-3"]
+        settings += [f"storage={root}"]
         config = load_config("demo", [*settings, *overrides])
         stage = f"{root}/{name}"
         if Path(stage, "adapter").exists():

@@ -62,7 +62,13 @@ def scaled(tmp_path_factory):
     """The storage of a run on such a cluster, and what the job says of it."""
     root = tmp_path_factory.mktemp("mini")
     mini.write_mini(str(root))
-    few = ["data.dataset=mini", "mtct.epochs=2", "mtct.batch_size=16", "mtct.micro_batch_size=8"]
+    few = [
+        "data.dataset=mini",
+        "data.held_out=flat",
+        "mtct.epochs=2",
+        "mtct.batch_size=16",
+        "mtct.micro_batch_size=8",
+    ]
     few += ["sarr.training.epochs=1", "sarr.training.batch_size=8", "sarr.training.micro_batch_size=4"]
     few += ["sarr.without_chain=teacher"]  # so short a training need not lead to any chain that is kept
     command = [sys.executable, "-m", "tools.autoscale.rehearse", "--storage", str(root), *few]
