@@ -192,12 +192,14 @@ def make_collator(info: DatasetInfo) -> "tuple[MtctCollator, BatchPlan]":
 
 def stream(root: str, info: DatasetInfo) -> "Iterator[StepBatch]":
     """As a training worker takes them."""
+    import ray
+
     from rdmldg_ray.mtct.stream import stream_options, training_stream
 
     collate, plan = collator(info)
     index = sample_index(root, info, info.environments)
     index = index.append_column("chain", pa.array([CHAIN] * len(index)))
-    rows = training_stream(index.combine_chunks(), plan)  # in one piece, as StageData makes it
+    rows = training_stream(ray.put(index.combine_chunks()), plan)  # in one piece, as StageData makes it
     rows.context.execution_options = stream_options(1)  # as Ray Train sets it
     batches: Any = rows.iter_torch_batches(batch_size=1, prefetch_batches=2, collate_fn=collate)
     yield from batches

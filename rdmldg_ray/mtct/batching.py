@@ -92,17 +92,19 @@ class BatchPlan:
         share, extra = divmod(self.num_samples, self.steps_per_epoch)
         return share + (within < extra)
 
-    def slices(self, lengths: np.ndarray) -> Iterator[Slice]:
-        """All slices in order of step, then rank.
+    def slices(self, lengths: np.ndarray, first_step: int = 0) -> Iterator[Slice]:
+        """All slices from a step on, in order of step, then rank.
 
         Args:
             lengths: (num_samples,) how long each sample is, in any unit.
         """
         assert len(lengths) == self.num_samples
-        for epoch in range(self.epochs):
+        for epoch in range(first_step // self.steps_per_epoch, self.epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
             for within, batch in enumerate(np.array_split(order, self.steps_per_epoch)):
                 step = epoch * self.steps_per_epoch + within
+                if step < first_step:
+                    continue
                 batch = batch[np.argsort(lengths[batch], kind="stable")]
                 parts = np.array_split(batch, self.num_workers * self.accumulation)
                 for rank in range(self.num_workers):

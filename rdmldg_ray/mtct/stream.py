@@ -30,23 +30,25 @@ def stream_options(num_workers: int) -> ExecutionOptions:
     return ExecutionOptions(preserve_order=True, resource_limits=ahead)
 
 
-def training_stream(training_set: pa.Table, plan: BatchPlan) -> ray.data.Dataset:
+def training_stream(
+    shared: "ray.ObjectRef[pa.Table]", plan: BatchPlan, first_step: int = 0
+) -> ray.data.Dataset:
     """Stream encoded images with labels and chains, in the plan's order.
 
     Every block has exactly one row, so that ``streaming_split`` with ``preserve_order`` deals them
     out in turn: row k goes to worker ``k mod num_workers``, which is the plan's rank.
 
     Args:
-        training_set: an index (``datasets.index.sample_index``) with a column ``chain`` added; a null
-            chain is a sample that is trained on its label alone.
+        shared: the training set, in the object store: an index (``datasets.index.sample_index``) with a
+            column ``chain`` added; a null chain is a sample that is trained on its label alone.
         plan: which samples go where.
+        first_step: of the plan; nothing is read for those before it.
 
     Returns:
         Rows with ``step``, ``rank``, ``epoch`` and the lists ``id``, ``image``, ``label``, ``chain``, and
         in a data set of questions those of ``QUESTION_SCHEMA``.
     """
-    shared = ray.put(training_set)
-    slices = list(plan.slices(answer_lengths(training_set)))
+    slices = list(plan.slices(answer_lengths(ray.get(shared)), first_step))
     # Rows of one table: with hundreds of workers there are so many that tables of their own would cost
     # the driver more than all else.
     rows = pa.table({name: [getattr(s, name) for s in slices] for name in _PLANNED})

@@ -3,10 +3,13 @@
 import itertools
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
+import ray.data
 from ray.train import CheckpointConfig, ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 
@@ -111,11 +114,14 @@ def _fit(job: TrainJob, training_set: pa.Table) -> str | None:
     if on_gpu:
         resources["GPU"] = workers.gpus_per_worker
 
+    shared = ray.put(training_set)
+
     def trainer() -> RayTrainer:
         return RayTrainer(
             _train_worker,
             train_loop_config={"job": job},
-            datasets={"train": training_stream(training_set, job.plan)},
+            # Called whenever workers start, those that take the place of lost ones too.
+            datasets={"train": partial(_stream_from_checkpoint, shared, job.plan, location)},
             dataset_config=DataConfig(execution_options=stream_options(workers.num_workers)),
             scaling_config=ScalingConfig(
                 num_workers=workers.num_workers, use_gpu=on_gpu, resources_per_worker=resources
@@ -161,16 +167,32 @@ def _fit(job: TrainJob, training_set: pa.Table) -> str | None:
     return _read(location, _OUT_OF_MEMORY)
 
 
+def _stream_from_checkpoint(
+    shared: "ray.ObjectRef[pa.Table]", plan: BatchPlan, location: str
+) -> ray.data.Dataset:
+    """The stream from the step that follows the last checkpoint."""
+    latest = _committed(location).get("latest_checkpoint_result")
+    first_step = latest["metrics"]["step"] + 1 if latest else 0
+    # Where only the outputs are left to write, workers skip the last step, for a stream is never empty.
+    return training_stream(shared, plan, min(first_step, plan.total_steps - 1))
+
+
+def _committed(location: str) -> dict[str, Any]:
+    """Ray Train's record of a stage's checkpoints; empty before the first."""
+    record = join(location, CHECKPOINTS_FOLDER, _COMMITTED)
+    found: dict[str, Any] = read_json(record) if exists(record) else {}
+    return found
+
+
 def sweep_checkpoints(location: str) -> None:
     """Remove checkpoints that were sent but never counted: a worker, or all of them, ended in between.
 
     Nothing would read them again, and Ray Train does not remove them. Not while the stage trains.
     """
     folder = join(location, CHECKPOINTS_FOLDER)
-    record = join(folder, _COMMITTED)
     there = list_folders(folder)  # before the record, so that none is removed that it comes to name
-    state = read_json(record) if exists(record) else {"checkpoint_results": []}
-    committed = {result["checkpoint_dir_name"] for result in state["checkpoint_results"]}
+    results = _committed(location).get("checkpoint_results", [])
+    committed = {result["checkpoint_dir_name"] for result in results}
     for name in there:
         if name.startswith("checkpoint_") and name not in committed:
             delete_folder(join(folder, name))

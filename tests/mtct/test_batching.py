@@ -92,6 +92,15 @@ def test_a_step_has_the_same_samples_however_it_is_cut_and_however_long_they_are
 
 
 @pytest.mark.parametrize("numbers", PLANS)
+def test_what_is_left_of_a_plan_is_its_end(numbers):
+    plan = make(*numbers)
+    lengths = np.random.default_rng(0).integers(50, 500, plan.num_samples)
+    slices = list(plan.slices(lengths))
+    for first in range(plan.total_steps + 1):
+        assert list(plan.slices(lengths, first)) == [s for s in slices if s.step >= first]
+
+
+@pytest.mark.parametrize("numbers", PLANS)
 def test_neighbours_in_length_run_at_the_same_time(numbers):
     plan = make(*numbers)
     lengths = np.random.default_rng(0).integers(50, 500, plan.num_samples)

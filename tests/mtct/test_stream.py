@@ -21,6 +21,7 @@ SOURCES, HELD_OUT = ("flat", "gradient", "sketch"), "paint"
 # A process with a cluster of its own, which inherits the endpoint that counts.
 STREAM = """
 import json, sys
+import ray
 from rdmldg_ray.chains.attach import attach_chains
 from rdmldg_ray.config.schema import Config
 from rdmldg_ray.config.schema import TrainingConfig
@@ -31,8 +32,11 @@ with ray_session(Config(storage=sys.argv[1])):
     from rdmldg_ray.mtct.stream import training_stream
     wanted = test_stream.training_set(sys.argv[1])
     plan = BatchPlan.make(len(wanted), 2, TrainingConfig(epochs=1, batch_size=64), 0)
-    rows = training_stream(wanted, plan).iter_rows()
+    shared = ray.put(wanted)
+    rows = training_stream(shared, plan).iter_rows()
     print(json.dumps([sample_id for row in rows for sample_id in row["id"]]))
+    last = training_stream(shared, plan, first_step=plan.total_steps - 1).iter_rows()
+    print(json.dumps([[row["step"] - plan.total_steps, row["rank"]] for row in last]))
 """
 
 
@@ -98,6 +102,7 @@ def test_the_stream_reads_every_source_image_and_nothing_of_the_held_out_domain(
         [sys.executable, "-c", STREAM, root], env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen, last = map(json.loads, done.stdout.splitlines()[-2:])
     assert sorted(seen) == sorted(wanted)
+    assert last == [[-1, 0], [-1, 1]]
     check_counts(root, counts)

@@ -149,7 +149,7 @@ def stream(training_set: pa.Table) -> tuple[int, int]:
 
     training = TrainingConfig(epochs=1, batch_size=BATCH, micro_batch_size=BATCH // CONSUMERS)
     plan = BatchPlan.make(len(training_set), CONSUMERS, training, seed=0)
-    data = training_stream(training_set, plan)
+    data = training_stream(ray.put(training_set), plan)
     data.context.execution_options = stream_options(CONSUMERS)
     shards = data.streaming_split(CONSUMERS, equal=False)
     done = ray.get([consume.remote(shard, rank) for rank, shard in enumerate(shards)])
