@@ -178,7 +178,7 @@ class Annotation:
         """Put answers that a killed call left in its journal where training finds them.
 
         Raises:
-            ValueError: when another process adds answers of this name.
+            LeaseHeldError: when another process adds answers of this name.
         """
         if self.store.leftovers:
             with self.store.writing():
@@ -208,7 +208,7 @@ class Annotation:
         Raises:
             TeacherError: when the endpoint gives no answers, or none that can be used. What was answered
                 until then is kept.
-            ValueError: when another process adds answers of this name.
+            LeaseHeldError: when another process adds answers of this name.
         """
         with self.store.writing():
             outcome = asyncio.run(_Run(self, progress).all(endpoint))

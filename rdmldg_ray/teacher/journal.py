@@ -3,7 +3,7 @@
 ::
 
     <chains of the teacher>/annotation.json                   who was asked what; written first
-    <chains of the teacher>/_lock.json                        who adds answers now
+    <chains of the teacher>/_lock.json                        the lease of who adds answers now
     <chains of the teacher>/<domain>/part-00000-<unique>.parquet    TEACHER_ANSWER_SCHEMA
     <chains of the teacher>/_journal/<hash>-<unique>.json     one answer, until it is in a part
 
@@ -26,8 +26,9 @@ import pyarrow as pa
 from rdmldg_ray import storage
 from rdmldg_ray.chains.store import read_chain_file
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, CHAINS_FILE, PART, chains_location, of_version
+from rdmldg_ray.runtime.console import plain_console
+from rdmldg_ray.runtime.lease import Lease
 from rdmldg_ray.teacher.client import clean_text
-from rdmldg_ray.teacher.lock import locked
 
 TEACHER_ANSWER_SCHEMA = pa.schema(
     [
@@ -72,6 +73,12 @@ class AnswerStore:
         self, root: str, dataset: str, teacher: str, domains: Sequence[str], identity: dict[str, Any]
     ):
         self.location = chains_location(root, dataset, teacher)
+        self._lease = Lease(
+            location=storage.join(self.location, "_lock.json"),
+            what=f"chains of '{teacher}' for '{dataset}'",
+            watch=f"rdmldg annotate {dataset} --teacher {teacher} --dry-run --storage {root}",
+            console=plain_console(),
+        )
         self._identity = identity
         self._samples: dict[str, Progress] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {domain: [] for domain in domains}
@@ -96,9 +103,10 @@ class AnswerStore:
         """Answers may be added within the block; at its end they are in parts.
 
         Raises:
-            ValueError: when another process adds answers of this name.
+            LeaseHeldError: when another process adds answers of this name.
+            RunFailedError: when another has taken over during the block.
         """
-        with locked(storage.join(self.location, "_lock.json")):
+        with self._lease.held():
             storage.write_json(storage.join(self.location, _DESCRIPTION), self._identity)
             try:
                 yield
