@@ -55,9 +55,11 @@ def refilter_run(
 
     classes = list(read_dataset_info(root, config.data.dataset).classes)
     made: State = {}
-    with ExitStack() as leases:
-        for held_out in sorted({Stage.parse(name).held_out for name in state}):
-            leases.enter_context(new.lease(held_out, plain_console()).held())
+    folds = sorted({Stage.parse(name).held_out for name in state})
+    leases = {held_out: new.lease(held_out, plain_console()) for held_out in folds}
+    with ExitStack() as held:
+        for lease in leases.values():
+            held.enter_context(lease.held())
         _check_new(new)  # one that was made meanwhile
         for name in state:
             stage = Stage.parse(name)
@@ -79,6 +81,7 @@ def refilter_run(
         for held_out in dict.fromkeys(Stage.parse(name).held_out for name in made):
             mine = {name: entry for name, entry in made.items() if Stage.parse(name).held_out == held_out}
             read = {name: inputs for name, inputs in old.fold_inputs(held_out).items() if name in mine}
+            leases[held_out].confirm()
             write_fold_state(new, held_out, mine, read)
     return new.name, made
 
