@@ -15,6 +15,7 @@ from rdmldg_ray.cli import data
 from rdmldg_ray.cli import annotate
 from rdmldg_ray.cli import submit
 from rdmldg_ray.cli import doctor
+from rdmldg_ray.cli import settings
 # isort: on
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "protocol",
     "report",
     "runs",
+    "settings",
     "status",
     "submit",
     "sweep",

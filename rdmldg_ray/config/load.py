@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from rdmldg_ray.config.parse import read_yaml, read_yaml_texts
 from rdmldg_ray.config.schema import RECORDED, Config
+from rdmldg_ray.config.settings import called_elsewhere
 
 RECIPES = Path(__file__).parent / "recipes"
 SPACES = Path(__file__).parent / "spaces"
@@ -181,7 +182,7 @@ def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         if path in _RENAMED:
             return f"  {path}: is called {_RENAMED[path]} now"
-        return f"  {path}: unknown key{_nearest(location[-1], _keys_beside(location))}"
+        return f"  {path}: unknown key{_meant(location)}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"  {path}: {message}"
@@ -209,6 +210,14 @@ def _keys_beside(location: list[str]) -> list[str]:
     for part in location[:-1]:
         section = _section(section, part)
     return list(section.model_fields)
+
+
+def _meant(location: list[str]) -> str:
+    beside, meant = _keys_beside(location), called_elsewhere(location[-1])
+    near = [key for key in beside if ".".join([*location[:-1], key]) in meant]
+    if near or not meant:
+        return _nearest(near[0] if near else location[-1], beside)
+    return f"; did you mean {' or '.join(repr(path) for path in meant)}?"
 
 
 def _nearest(word: str, names: list[str]) -> str:
