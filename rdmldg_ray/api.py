@@ -35,7 +35,7 @@ from rdmldg_ray.models.folder import check_base_model, check_model, looks_local,
 from rdmldg_ray.report.analyses import ANALYSES, Analysis
 from rdmldg_ray.report.rejections import round_printer
 from rdmldg_ray.report.sweep import sweep_title, write_sweep
-from rdmldg_ray.runs import results
+from rdmldg_ray.runs import listing, results
 from rdmldg_ray.runs.baselines import (
     LABELS_ONLY,
     YARDSTICKS,
@@ -455,6 +455,16 @@ def read_run(run: str, *, storage: str | None = None) -> RunResults:
     """What a run has left so far: accuracy, predictions, candidates, metrics."""
     found = resolve_run(run, storage)
     return results.read_run(found.root, found.name)
+
+
+def list_runs(*, storage: str | None = None) -> list[dict[str, Any]]:
+    """The runs of a storage, how many stages each has and how many are complete."""
+    return listing.list_runs(storage_root(storage))
+
+
+def list_datasets(*, storage: str | None = None) -> list[dict[str, Any]]:
+    """The data sets of a storage and those in the package, with the teachers that wrote chains for them."""
+    return listing.list_datasets(storage_root(storage))
 
 
 def status(run: str, *, storage: str | None = None) -> RunStatus:

@@ -5,6 +5,7 @@ from rdmldg_ray.cli.base import app
 # Importing a module adds its commands; --help lists them in this order.
 # isort: off
 from rdmldg_ray.cli import runs
+from rdmldg_ray.cli import listing
 from rdmldg_ray.cli import status
 from rdmldg_ray.cli import report
 from rdmldg_ray.cli import outputs
@@ -24,6 +25,7 @@ __all__ = [
     "app",
     "data",
     "doctor",
+    "listing",
     "outputs",
     "protocol",
     "report",

@@ -9,6 +9,7 @@ you mean" would be pydantic's all the same, and with interpolation a recipe woul
 """
 
 import difflib
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,6 +50,15 @@ class ConfigError(ValueError):
 def recipe_names() -> list[str]:
     """Names of the shipped recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_meanings() -> dict[str, str]:
+    """What each shipped recipe is for, by its name: the first paragraph of its comment."""
+    return {name: _first_paragraph((RECIPES / f"{name}.yaml").read_text()) for name in recipe_names()}
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(line[2:] for line in takewhile(lambda line: line.startswith("# "), text.splitlines()))
 
 
 def load_config(recipe: str, overrides: list[str] | None = None) -> Config:

@@ -50,6 +50,8 @@ RUN = {
     "rdmldg run my.yaml --dry-run": Run("plan of run 'mine'"),
     "rdmldg run my.yaml": Run("run 'mine' is complete"),
     "rdmldg doctor my.yaml": Run("answers, with 1 models"),
+    "rdmldg list": Run("mine"),
+    "rdmldg list datasets": Run("gpt-4o"),
     "rdmldg settings mtct": Run("mtct.learning_rates.vision"),
     "rdmldg status mine --watch": Run("complete"),
     "rdmldg status demo": Run("complete"),

@@ -11,6 +11,8 @@ _EMBEDDED = {
     questions.NAME: (questions.iconbed_vqa_info, questions.write_iconbed_vqa),
 }
 
+EMBEDDED_NAMES = tuple(_EMBEDDED)
+
 
 def is_embedded(name: str) -> bool:
     """Whether the package has a data set of that name, with chains of the teacher of rules."""
