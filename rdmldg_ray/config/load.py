@@ -71,6 +71,15 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
     return _resolve(_read_recipe(recipe), overrides or [], f"recipe '{recipe}'")
 
 
+def recipe_tree(recipe: str) -> dict[str, Any]:
+    """The settings that a recipe's file has, by section; what it leaves out has its default.
+
+    Raises:
+        ConfigError: when there is no such recipe, or its file is no mapping.
+    """
+    return _read_recipe(recipe)
+
+
 def override_config(config: Config, overrides: list[str]) -> Config:
     """A config with ``key.path=value`` overrides; raises as ``load_config`` does."""
     return _resolve(config.model_dump(mode="json"), overrides, f"config of run '{config.name}'")

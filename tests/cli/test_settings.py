@@ -1,5 +1,6 @@
 import json
 
+from rdmldg_ray.config.load import load_config
 from tests.helpers.cli import error_of, rdmldg, rows_of
 
 
@@ -18,3 +19,16 @@ def test_all_settings_are_a_document_for_scripts():
 
 def test_an_unknown_setting_is_an_error():
     assert error_of("settings", "lr").startswith("no setting 'lr'; did you mean mtct.learning_rate or ")
+
+
+def test_a_recipe_of_ones_own_is_begun_and_nothing_is_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = rdmldg("init", "my.yaml", "--dataset", "mine", "--chains", "gpt-4o")
+    assert result.exit_code == 0 and "rdmldg run my.yaml --dry-run" in result.output
+    assert load_config("my.yaml").data.dataset == "mine"
+    before = (tmp_path / "my.yaml").read_text()
+    assert error_of("init", "my.yaml").startswith("my.yaml: is there already")
+    assert (tmp_path / "my.yaml").read_text() == before
+    assert "ends in .yaml" in error_of("init", "my.json")
+    assert "did you mean 'demo'" in error_of("init", "other.yaml", "--from", "demmo")
+    assert not (tmp_path / "other.yaml").exists()

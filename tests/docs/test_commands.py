@@ -50,6 +50,7 @@ RUN = {
     "rdmldg run my.yaml --dry-run": Run("plan of run 'mine'"),
     "rdmldg run my.yaml": Run("run 'mine' is complete"),
     "rdmldg doctor my.yaml": Run("answers, with 1 models"),
+    "rdmldg init new.yaml --from pacs-internvl3-8b --dataset mine --chains gpt-4o": Run("is written"),
     "rdmldg list": Run("mine"),
     "rdmldg list datasets": Run("gpt-4o"),
     "rdmldg settings mtct": Run("mtct.learning_rates.vision"),
