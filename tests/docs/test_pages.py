@@ -50,7 +50,7 @@ def parse(words):
     if command.name == "submit":
         parse([given["job"], *context.args])
     elif given.get("recipe", "my.yaml") not in ("my.yaml", "RECIPE"):
-        load_config(given["recipe"], given["overrides"])
+        load_config(given["recipe"], given.get("overrides"))
 
 
 def test_the_readme_is_short():
