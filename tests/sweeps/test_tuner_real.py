@@ -25,6 +25,7 @@ SETTINGS = [
     "mtct.batch_size=16",
     "mtct.micro_batch_size=8",
     "sarr.max_attempts=2",
+    "sarr.without_chain=drop",
     "sarr.temperatures=[0.3, 0.6]",
     "sarr.training.epochs=1",
     "sarr.training.batch_size=8",
