@@ -286,4 +286,4 @@ def test_an_engine_with_another_image_size_is_stopped(pool, adapter, tmp_path):
     processor["image_processor"]["size"] = {"longest_edge": 48}
     (other / "processor_config.json").write_text(json.dumps(processor))
     with pytest.raises(ParityError, match=r"(?s)does not compute .*prompts and image size"):
-        pool(other, num_engines=1).load(adapter)
+        pool(model=other, num_engines=1).load(adapter)
