@@ -91,7 +91,7 @@ def _check(location: str, held: dict[str, Any], now: float) -> None:
 def _parsed(data: bytes | None) -> dict[str, Any]:
     try:
         value = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}  # not written whole
     return value if isinstance(value, dict) else {}
 

@@ -75,7 +75,10 @@ def test_what_is_no_process_holds_nothing_here(tmp_path, pid):
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"{}", b'{"renewed": "now", "since": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b"{}", b'{"renewed": "now", "since": 1}', b"[" * 100_000],
+)
 def test_a_lock_that_was_not_written_whole_is_free(tmp_path, content):
     location = str(tmp_path / "_lock.json")
     storage.write_bytes(location, content)
