@@ -173,7 +173,7 @@ def find_listed(names: Sequence[str]) -> tuple[str, str] | None:
     for name in names:
         for part in name.split(",") if "," in name else ():
             other = known.get(_joined(part))
-            if other not in (None, name):
+            if other is not None and other != name:
                 return other, name
     return None
 
