@@ -33,8 +33,12 @@ _MODEL_MARK = re.compile(
 )
 _MARK = re.compile(f"{_TAG.pattern}|{_MODEL_MARK.pattern}")
 _SECTION_SEPARATOR = "\n"
-# Variation selectors and the grapheme joiner: marks by their category.
-_INVISIBLE = re.compile("[\ufe00-\ufe0f\u034f\U000e0100-\U000e01ef]")
+# By their category letters and marks, but they show nothing of their own: variation selectors, the grapheme
+# joiner, fillers of Hangul, vowels of Khmer that are not written, the line that stretches an Arabic word.
+# https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
+_INVISIBLE = re.compile(
+    "[\u034f\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _BETWEEN_LETTERS = re.compile(r"(?<!\d) (?!\d)")
 
 
@@ -157,6 +161,20 @@ def find_alike(names: Iterable[str]) -> tuple[str, str] | None:
         if key in seen:
             return seen[key], name
         seen[key] = name
+    return None
+
+
+def find_listed(names: Sequence[str]) -> tuple[str, str] | None:
+    """The first two names of which one reads as a list with the other: ``cat`` and ``cat, dog``; else None.
+
+    Prompts list options with commas between them, so that nobody could tell which of the two is meant.
+    """
+    known = {_joined(name): name for name in names}
+    for name in names:
+        for part in name.split(",") if "," in name else ():
+            other = known.get(_joined(part))
+            if other is not None and other != name:
+                return other, name
     return None
 
 

@@ -39,7 +39,7 @@ _IMAGES = ("images", "image")
 _IMAGE_PARTS = ("image", "image_url", "input_image")
 # As long as 4,096 tokens, the most that a training takes by default, at four characters a token.
 _LONG_CHARACTERS = 4 * 4096
-_INT32 = range(-(2**31), 2**31)
+_NUMBERS = range(2**31)
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _log = logging.getLogger(__name__)
 
@@ -368,7 +368,7 @@ def _check_types(row: Mapping[str, Any]) -> None:
             continue
         if type(value) is not kind:
             raise ValueError(f"the field '{name}' is {value!r}, which is no {kind.__name__}; correct it")
-        if kind is int and value not in _INT32:
+        if kind is int and value not in _NUMBERS:
             raise ValueError(f"the field '{name}' is {value}, which is out of range; number from 0 on")
         if isinstance(value, str) and not _is_unicode(value):
             raise ValueError(f"the field '{name}' holds half a character (a lone surrogate); correct it")

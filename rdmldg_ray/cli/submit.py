@@ -53,9 +53,10 @@ def _storage_and_name(context: typer.Context, job: Job, arguments: list[str]) ->
     group = context.parent.command
     command = group.get_command(context.parent, job)  # type: ignore[attr-defined]
     given = command.make_context(job, list(arguments), parent=context.parent).params
-    for name in ("source", "chains"):
-        if isinstance(given.get(name), str):
-            check_shared(name.upper(), given[name])
+    for name in ("source", "adapter", "calibration", "model"):
+        # A model that is no folder is one of the hub.
+        if given.get(name) and (name != "model" or looks_local(given[name])):
+            check_shared(name.upper() if name == "source" else f"--{name}", str(given[name]))
     if "recipe" in given:
         config = read_recipe(given["recipe"], given["overrides"], given["storage"])
         if looks_local(config.model.path):

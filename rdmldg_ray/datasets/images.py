@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 # What ImageFolder takes, and GIF, which is found under their names. Naming the formats keeps Pillow
 # from handing a file of another kind to an interpreter (EPS).
@@ -193,6 +193,15 @@ def _check_mode(sample_id: str, image: Image.Image) -> None:
             f"{sample_id}: the image has 32 bits a pixel, and which value is white is not known; "
             "save it with 8 or 16 bits a channel",
         )
+    if image.mode.startswith("I;16") and isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow reads these values as they are written, which shows an image too dark, or its negative.
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+        if tuple(bits) != (16,) or image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+            raise ImageError(
+                "unsupported",
+                f"{sample_id}: the image has {bits[0]} bits a pixel, and white is not their largest value of "
+                "16 bits; save it with 8 bits a channel",
+            )
 
 
 # Where the seven passes of an interlaced PNG begin, and their steps, in x and y.

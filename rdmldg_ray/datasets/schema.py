@@ -12,6 +12,7 @@ set when, and only when, dataset.json names their version: a replacement is writ
 and takes its place when that file is written.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -161,23 +162,44 @@ def read_dataset_info(root: str, name: str) -> DatasetInfo:
     location = info_location(root, name)
     remedy = "ingest the data set again, or correct the storage path"
     try:
-        value = storage.read_json(location)
+        value = json.loads(storage.read_bytes(location))
         if value["name"] != name:
             raise ValueError(f"it is named {value['name']!r}, and its folder '{name}'")
+        environments = _names(value, "environments")
+        counts = {domain: _number(value["counts"][domain]) for domain in environments}
+        sizes = {domain: _number(size) for domain, size in value.get("sizes", {}).items()}
+        if smaller := [domain for domain, size in sizes.items() if size < counts.get(domain, 0)]:
+            raise ValueError(f"{smaller[0]} has more images than files")
         return DatasetInfo(
             name=name,
-            environments=tuple(check_name("the domain", domain) for domain in value["environments"]),
-            classes=tuple(value["classes"]),
-            counts={domain: int(value["counts"][domain]) for domain in value["environments"]},
-            sizes={domain: int(size) for domain, size in value.get("sizes", {}).items()},
-            questions=bool(value.get("questions", False)),
+            environments=tuple(check_name("the domain", domain) for domain in environments),
+            classes=tuple(_names(value, "classes")),
+            counts=counts,
+            sizes=sizes,
+            questions=value.get("questions", False) is True,
             content=str(value.get("content", "")),
             version=str(value.get("version", "")),
         )
     except storage.StorageError as error:
         raise ValueError(f"{error}; {remedy}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    # What a file that is cut or edited makes of all this.
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{location}: does not describe a data set ({error!r}); {remedy}") from error
+
+
+def _names(value: dict[str, Any], key: str) -> list[str]:
+    names = value[key]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"'{key}' is no list of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"'{key}' has a name twice")
+    return names
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no number of images")
+    return value
 
 
 def write_samples(root: str, name: str, domain: str, part: int, samples: pa.Table, version: str = "") -> None:

@@ -106,7 +106,7 @@ class StageData:
             for file in chain_files(self.config.storage, self.info.name, self.config.data.chains, [domain]):
                 chains = read_chain_file(file, CHAIN_COLUMNS)
                 found = attach_chains(samples, chains, location, may_be_none=True)
-                longest = max(longest, pc.max(pc.utf8_length(found["chain"])).as_py() or 0)
+                longest = max(longest, pc.max(_reach(found["chain"])).as_py() or 0)
                 accepted.update(found["id"].to_pylist())
             names, labels = samples["id"].to_pylist(), samples["label"].to_pylist()
             images += [(label, name in accepted) for name, label in zip(names, labels, strict=True)]
@@ -141,21 +141,22 @@ class StageData:
     def _teacher_set(self, stage: Stage, samples: pa.Table) -> pa.Table:
         if self.config.mtct.weights.reasoning == 0:  # labels only
             return samples.append_column("chain", pa.repeat(pa.scalar("", pa.large_string()), len(samples)))
-        found = self._with_teacher(samples, stage)
-        if self.config.data.long_chains == "drop":
-            dropped = pa.array([sample_id for sample_id, _ in self._long(found)], pa.string())
-            found = found.filter(pc.invert(pc.is_in(found["id"], value_set=dropped)))
-        return found
+        return self._without_long(self._with_teacher(samples, stage))
 
     def _with_teacher(self, samples: pa.Table, stage: Stage) -> pa.Table:
         # Of these chains ``check_chains`` warns.
         return attach_chains(samples, *self._teacher_chains(self._sources(stage.held_out)), warn=False)
 
+    def _without_long(self, training_set: pa.Table) -> pa.Table:
+        """Without images whose teacher's chain is too long, where the config says so."""
+        if self.config.data.long_chains != "drop":
+            return training_set
+        dropped = pa.array([sample_id for sample_id, _ in self._long(training_set)], pa.string())
+        return training_set.filter(pc.invert(pc.is_in(training_set["id"], value_set=dropped)))
+
     def _long(self, training_set: pa.Table) -> list[tuple[str, int]]:
-        # One token has several characters, so that shorter chains leave room for the prompt. Where they do
-        # not, training itself refuses them, when it meets them.
         most = self.config.model.max_length
-        long = training_set.filter(pc.greater(pc.utf8_length(training_set["chain"]), most))
+        long = training_set.filter(pc.greater(_reach(training_set["chain"]), most))
         if not len(long):
             return []
         from rdmldg_ray.mtct.lengths import long_samples
@@ -171,9 +172,8 @@ class StageData:
         match self.config.sarr.without_chain:
             case "teacher":
                 chains, location = self._teacher_chains(self._sources(stage.held_out))
-                return pa.concat_tables(
-                    [own, attach_chains(rest, chains, location, may_be_none=True, warn=False)]
-                )
+                others = attach_chains(rest, chains, location, may_be_none=True, warn=False)
+                return pa.concat_tables([own, self._without_long(others)])
             case "labels":
                 no_chains = pa.nulls(len(rest), pa.large_string())
                 return pa.concat_tables([own, rest.append_column("chain", no_chains)])
@@ -187,3 +187,13 @@ class StageData:
 
     def _sources(self, held_out: str) -> list[str]:
         return [domain for domain in self.info.environments if domain not in fold_domains(held_out)]
+
+
+def _reach(chains: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A measure of texts that, up to ``model.max_length``, leaves room for a prompt, whatever the tokenizer.
+
+    ASCII counts by its characters, of which a token has several. In other scripts a character may be as many
+    tokens as it has bytes, so that these count, and almost twice. Where a prompt is longer still, training
+    itself refuses a chain, when it meets it.
+    """
+    return pc.subtract(pc.multiply(2, pc.binary_length(chains)), pc.utf8_length(chains))

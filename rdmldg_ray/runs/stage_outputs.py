@@ -47,6 +47,11 @@ def adapter_tensors(location: str) -> dict[str, list[int]]:
     if not shapes:
         raise ValueError(f"{weights[0]}: holds no weights; the training that left it has to be run again")
     expected: set[str] = set()
+    names = {file.rpartition("/")[2] for file in files}
+    if "adapter_model.safetensors" in names and "adapter_config.json" not in names:
+        raise ValueError(
+            f"{location}: adapter_config.json is missing; the training that left it has to be run again"
+        )
     for file in files:
         if file.endswith(".safetensors.index.json"):
             expected |= set(_read_object(file).get("weight_map", {}))

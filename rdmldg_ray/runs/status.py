@@ -106,7 +106,7 @@ def _stage_status(run: RunResults, stage: Stage, current: bool) -> StageStatus:
             eta_s=None if progress.get("eta_s") is None else float(progress["eta_s"]),
             quiet_s=max(0.0, time.time() - float(progress["written"])) if "written" in progress else None,
         )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Only what the stage says of itself; it is written anew with the next step.
         told = " ".join(str(error).split())
         return StageStatus(stage.name, "running", text=f"{file} cannot be read ({told})")

@@ -126,6 +126,8 @@ class Stage:
         """
         held_out, _, below = name.partition("/")
         first, _, second = below.partition("/")
+        if held_out in ("", ".", ".."):  # as somebody may have written into a file
+            raise ValueError(f"no stage '{name}'; its fold is no folder's name")
         if first == _EVALUATION:
             return cls(held_out, "evaluate", model_round(second))
         number = model_round(first)

@@ -387,8 +387,17 @@ def _is_at(descriptor: int, path: str) -> bool:
 
 
 def read_json(location: str) -> Any:
-    """A JSON file's content."""
-    return json.loads(read_bytes(location))
+    """A JSON file's content.
+
+    Raises:
+        StorageError: when the file is missing or cannot be read.
+        ValueError: when it is not JSON; the message names the file.
+    """
+    data = read_bytes(location)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{location}: is not valid JSON ({error})") from None
 
 
 def json_bytes(value: Any) -> bytes:
@@ -420,7 +429,9 @@ def delete_folder(location: str) -> None:
         StorageError: when it cannot be removed, or the location is not the plain path of a folder in
             another: ``..`` or an empty part, as an empty name leaves it, would remove more than was meant.
     """
-    scheme, _, path = location.rpartition("://")
+    # In a file: URI a name may be written in other words: %2e%2e for two dots.
+    plain = unquote(location) if location.startswith("file:") else location
+    scheme, _, path = plain.rpartition("://")
     first, *parts = path.split("/")
     if not parts or {"", ".", ".."} & {*parts, first if scheme == "s3" else "folder"}:
         raise StorageError(f"{location}: not deleted, since this is no plain path of a folder; correct it")

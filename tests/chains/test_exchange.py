@@ -221,6 +221,7 @@ def test_a_table_of_ids_and_texts_is_enough(local, tmp_path):
         ({**line(id=[1]), "images": []}, r"no sample \[1\] in the data set mini; correct the id"),
         ({**line(id={"a": 1}), "images": None}, "no sample {'a': 1} in"),
         (line(candidate=2**31), "the field 'candidate' is 2147483648, which is out of range"),
+        (line(candidate=-1), "the field 'candidate' is -1, which is out of range; number from 0 on"),
         (line(candidate=-(10**30)), "the field 'candidate' is -1000.*, which is out of range"),
         (line(chain().replace("Words", "\ud800", 1)), "the field 'text' holds half a character"),
         (line(model="\udc00"), "the field 'model' holds half a character"),

@@ -5,6 +5,7 @@ from rdmldg_ray.chains.format import (
     ChainFormatError,
     display_name,
     find_alike,
+    find_listed,
     find_mark,
     match_class,
     normalize_answer,
@@ -140,6 +141,13 @@ ALIKE = [
     ("do\u00adg", "dog"),
     ("a\u00a0b", "a b"),
     ("\u2764\ufe0fheart", "heart"),
+    ("\u0643\u062a\u0640\u0640\u0627\u0628", "\u0643\u062a\u0627\u0628"),  # an Arabic word, stretched
+    ("dog\u3164", "dog"),  # fillers of Hangul
+    ("d\u115fog", "dog"),
+    ("dog\uffa0", "dog"),
+    ("\u1820\u180b", "\u1820"),  # a variant of a Mongolian letter
+    ("\u1780\u17b4", "\u1780"),  # a Khmer vowel that is not written
+    ("dog\u2060", "dog"),
 ]
 
 
@@ -186,6 +194,24 @@ def test_names_that_differ_are_told_apart(names):
     assert [match_class(name, names) for name in names if normalize_answer(name)] == [
         place for place, name in enumerate(names) if normalize_answer(name)
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("cat", "cat, dog"), ("cat", "cat, dog")),
+        (("a,B", "b"), ("b", "a,B")),
+        (("cat, dog", "Dog."), ("Dog.", "cat, dog")),
+        (("x, y, z", "w", "y"), ("y", "x, y, z")),
+        (("tench, Tinca tinca", "goldfish, Carassius auratus"), None),
+        (("cat", "dog"), None),
+        (("cat,", "dog, "), None),
+        (("black bear", "bear, polar bear"), None),
+        (("1,5", "15"), None),
+    ],
+)
+def test_an_option_that_reads_as_a_list_with_another_is_found(names, found):
+    assert find_listed(names) == found
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,37 @@ def test_pixels_of_an_unknown_range_are_rejected(mode):
         decode_image("a", data)
 
 
+def tiff(bits, photometric, row):
+    """A grayscale TIFF of two rows, without compression."""
+    data = row * 2
+    tags = {256: 8 * len(row) // bits, 257: 2, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 2}
+    tags |= {279: len(data)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "row", "gray"),
+    [
+        (16, 1, b"\0\0\xff\xff", [0, 255]),
+        (16, 0, b"\0\0\xff\xff", None),  # white is 0
+        (12, 1, b"\0\0\0\xff\xff\xff", None),
+        (8, 1, b"\x10\xff", [16, 255]),
+        (8, 0, b"\x10\xff", [239, 0]),
+        (4, 0, b"\x0f", [255, 0]),
+    ],
+)
+def test_a_tiff_is_what_viewers_show_or_is_rejected(bits, photometric, row, gray):
+    data = tiff(bits, photometric, row)
+    if gray:
+        assert np.asarray(decode_image("a", data))[0, :, 0].tolist() == gray
+        return
+    assert reason(data) == "unsupported"
+    with pytest.raises(ImageError, match=f"has {bits} bits a pixel, .*; save it with 8 bits"):
+        decode_image("a", data)
+
+
 def test_a_postscript_file_is_not_interpreted():
     assert reason(encoded(noise(), "EPS")) == "undecodable"
 

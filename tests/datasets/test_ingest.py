@@ -354,6 +354,12 @@ def test_classes_and_domains_that_cannot_be_told_apart_are_refused(tmp_path, pai
     assert all(f"'{name}'" in str(told.value) for name in pair)
 
 
+def test_a_class_that_reads_as_a_list_with_another_is_refused(tmp_path):
+    source = write_tree(tmp_path / "pets", {f"art/{name}/1.png": picture() for name in ("cat", "cat, dog")})
+    with pytest.raises(ValueError, match=r"class 'cat, dog' reads as a list .* 'cat' is another .* rename"):
+        plan_ingest(str(source), str(tmp_path), "pets")
+
+
 def test_why_an_archive_holds_no_data_set_is_told(tmp_path):
     data = bytearray(packed(".zip", {"art/dog/1.png": picture()}))
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):

@@ -52,8 +52,17 @@ def test_a_good_domain_can_be_held_out_by_name(name):
         ("all", "stands for many folds"),
         ("pairs", "stands for many folds"),
         ("single-source", "stands for many folds"),
-        ("analyses", "is the name of a file or folder of a run"),
-        ("config.yaml", "is the name of a file or folder of a run"),
+        *(
+            (name, "is the name of a file or folder of a run or of chains")
+            for name in (
+                "analyses",
+                "config.yaml",
+                "report.html",
+                "_journal",
+                "chains.json",
+                "annotation.json",
+            )
+        ),
         *(
             (name, "by YAML")
             for name in ("no", "On", "YES", "null", "~", "true", "2019", "0x1f", "1_000", "1.5")

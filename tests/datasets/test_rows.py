@@ -77,6 +77,7 @@ def test_texts_are_tidied_and_the_answer_is_written_as_the_option():
         ({"options": ["caf\u00e9", "cafe\u0301"]}, "options", "are not told apart"),
         ({"options": ["\uff21\uff22", "ab"]}, "options", "are not told apart"),
         ({"options": ["post-it", "Post it", "no"]}, "options", "post-it and Post it are not told apart"),
+        ({"options": ["cat", "cat, dog"]}, "options", "'cat, dog' reads as a list of several in a prompt"),
         ({"options": ["x" * 1001, "no"]}, "options", "has 1001 characters; at most 1000"),
         ({"options": ["yes", "n\ud800"]}, "no_text", "with half of a character; correct it"),
         ({"image": "a\udfff.jpg"}, "no_text", "with half of a character; correct it"),

@@ -115,7 +115,7 @@ def test_writing_again_does_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("text", ['{"content": "older"}', "[]", "{"])
+@pytest.mark.parametrize("text", ['{"content": "older"}', "[]", "{", "[" * 100_000])
 def test_other_content_is_replaced_whole(tmp_path, root, text):
     stale = tmp_path / "datasets/iconbed/samples/flat/part-00001.parquet"
     stale.parent.mkdir(parents=True)
@@ -195,6 +195,41 @@ def test_names_in_an_info_lead_nowhere_else(tmp_path, told):
         read_dataset_info(str(tmp_path), "a")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"environments": "x"},
+        {"environments": {"x": 1}},
+        {"environments": []},
+        {"environments": ["x", "x"]},
+        {"classes": "cat"},
+        {"classes": [1, 2]},
+        {"classes": [None]},
+        {"classes": [["c"]]},
+        {"classes": ["c", "c"]},
+        {"classes": []},
+        {"counts": [1]},
+        {"counts": {}},
+        {"counts": {"x": -1}},
+        {"counts": {"x": 1.5}},
+        {"counts": {"x": "1"}},
+        {"counts": {"x": True}},
+        {"counts": {"x": float("inf")}},
+        {"sizes": [1]},
+        {"sizes": None},
+        {"sizes": {"x": float("nan")}},
+        {"sizes": {"x": 0}},
+    ],
+)
+def test_an_info_that_was_edited_is_never_taken_for_another_data_set(tmp_path, told):
+    described = {"name": "a", "environments": ["x"], "classes": ["c"], "counts": {"x": 1}}
+    storage.write_json(samples.info_location(str(tmp_path), "a"), described)
+    assert read_dataset_info(str(tmp_path), "a") == DatasetInfo("a", ("x",), ("c",), {"x": 1})
+    storage.write_json(samples.info_location(str(tmp_path), "a"), described | told)
+    with pytest.raises(ValueError, match=r"a/dataset\.json: does not describe a data set .* ingest the data"):
+        read_dataset_info(str(tmp_path), "a")
+
+
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "a\\b"])
 @pytest.mark.parametrize(
     "place",
@@ -227,7 +262,8 @@ def test_an_interrupted_writing_leaves_no_info(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", json.dumps({"name": "a", "environments": ["x"], "classes": []})]
+    "text",
+    ["{", "[]", "{}", "null", "[" * 100_000, '{"name": "pacs", "environments": ["x"], "classes": ["c"]}'],
 )
 def test_a_broken_info_is_named_with_its_remedy(tmp_path, text):
     file = tmp_path / "datasets/pacs/dataset.json"

@@ -204,7 +204,13 @@ def test_a_whole_run_is_read_by_all(root):
         command()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"done": 1}', '{"done": "a", "total": 2, "text": ""}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "[" * 100_000, '{"done": 1}', '{"done": "a", "total": 2, "text": ""}'),
+        '{"done": Infinity, "total": 2, "text": ""}',
+    ],
+)
 def test_progress_that_cannot_be_read_does_not_hide_how_far_a_run_is(root, content):
     state = root / "runs/small" / STATE
     value = json.loads(state.read_text())

@@ -10,6 +10,7 @@ from rdmldg_ray.chains.store import read_chains, write_chains
 from rdmldg_ray.config.load import load_config
 from rdmldg_ray.datasets.schema import CHAIN_SCHEMA, chains_location, index_location, samples_location
 from rdmldg_ray.domainbed.splits import split_indices
+from rdmldg_ray.runs import stage_data
 from rdmldg_ray.runs.plan import count_samples
 from rdmldg_ray.runs.stage_data import Coverage, StageData
 from rdmldg_ray.runs.store import RunStore, Stage
@@ -95,6 +96,35 @@ def test_images_without_a_chain_may_get_the_teachers_or_stay_with_their_label(ic
         for row in own:
             others = texts[row["id"]] if without_chain == "teacher" else None
             assert row["chain"] == (chain_of(ids[3]) if row["id"] == ids[3] else others)
+
+
+def test_a_teachers_chain_that_is_too_long_is_left_out_of_rounds_too(store, info, tmp_path):
+    shutil.copytree(Path(store) / "datasets", tmp_path / "datasets")
+    tokens = ["sarr.max_new_tokens=9", "evaluation.max_new_tokens=9", "sarr.without_chain=teacher"]
+    strict = [*tokens, "model.max_length=150", "data.long_chains=drop", f"storage={tmp_path}"]
+    data = StageData(load_config("demo", strict), info)
+    ids = data.source_index("paint", "in")["id"].to_pylist()
+    write_selected(data, ids[3])
+    of_mtct, _ = data.training_set(MTCT)
+    own, left_out = data.training_set(ROUND)
+    assert 0 < left_out < len(ids) and left_out == len(ids) - len(own)
+    assert set(own["id"].to_pylist()) == {*of_mtct["id"].to_pylist(), ids[3]}
+
+
+@pytest.mark.parametrize(
+    ("text", "may_be_long"),
+    [
+        ("a" * 512, False),
+        ("a" * 513, True),
+        ("\u72d7" * 102, False),
+        ("\u72d7" * 103, True),
+        ("\u0434" * 170, False),
+        ("\u0434" * 171, True),
+        ("\U0001f415" * 74, True),
+    ],
+)
+def test_whether_a_chain_may_be_too_long_depends_on_its_bytes(text, may_be_long):
+    assert (stage_data._reach(pa.chunked_array([[text]])).to_pylist() > [512]) == may_be_long
 
 
 def test_a_round_that_keeps_no_chain_goes_on_with_what_was_asked_for_or_says_so(iconbed):

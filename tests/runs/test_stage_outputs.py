@@ -116,6 +116,7 @@ def without_one_module(data):
         ),
         (ADAPTER, without_one_module, f"1 of its weights are missing, such as {MODULES[0]}"),
         ("mtct/adapter/adapter_config.json", lambda data: b"{", "is not valid JSON"),
+        ("mtct/adapter/adapter_config.json", None, "adapter: adapter_config.json is missing"),
         ("mtct/adapter/parity.parquet", None, "parity.parquet"),
         ("mtct/adapter/parity.parquet", lambda table: table.drop_columns(["logprobs"]), "logprobs"),
         (METRICS, None, "metrics.jsonl"),

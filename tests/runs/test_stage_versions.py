@@ -23,8 +23,11 @@ _ALL = (
     "chains.format",
     "chains.pathways",
     "chains.prompts",
+    "chains.questions",
+    "chains.store",
     "datasets.images",
     "datasets.index",
+    "domainbed.folds",
     "domainbed.splits",
     "models.families",
     "models.loading",
@@ -37,6 +40,7 @@ _TRAINING = (
     "mtct.batching",
     "mtct.collate",
     "mtct.flex",
+    "mtct.lengths",
     "mtct.loss",
     "mtct.output_layer",
     "mtct.parameter_groups",
@@ -48,7 +52,6 @@ _TRAINING = (
 )
 _ENGINES = (
     *_ALL,
-    "chains.questions",
     "engines.engine",
     "engines.options",
     "engines.reloading",
@@ -61,6 +64,7 @@ MODULES = {
     "train": _TRAINING,
     "generate": (
         *_ENGINES,
+        "sarr.candidate_cache",
         "sarr.candidates",
         "sarr.filter",
         "sarr.round",
@@ -69,6 +73,18 @@ MODULES = {
         "sarr.selection",
     ),
     "evaluate": (*_ENGINES, "evaluation.predict", "evaluation.predictions"),
+}
+
+# What those import that determines no result: where things lie, how they are read and written, what is
+# checked, what goes on meanwhile. Settings are compared by their values, and models by their files.
+NO_RESULT = {
+    *("chains.coverage", "config.load", "config.names", "config.parse", "config.schema", "datasets.schema"),
+    *("domainbed.catalogue", "domainbed.records", "domainbed.selection"),
+    *("engines.pool", "models.card", "models.folder", "models.parity"),
+    *("mtct.checks", "mtct.job", "mtct.metrics", "mtct.ray_trainer", "mtct.safe_loading", "mtct.tracking"),
+    *("runs.store", "runtime.errors", "runtime.lease", "runtime.placement", "runtime.progress"),
+    *("runtime.remote", "runtime.versions"),
+    *("storage", "storage.copy", "storage.files", "storage.s3", "storage.tables"),
 }
 
 
@@ -118,6 +134,30 @@ def test_code_that_determines_a_result_does_not_change_unnoticed(kind):
         f"{', '.join(MODULES[kind])}). If it computes something else now, raise STAGE_VERSIONS['{kind}'] in "
         "rdmldg_ray/runs/inputs.py. Then record it: python -m tests.runs.test_stage_versions"
     )
+
+
+def imported(name: str) -> set[str]:
+    """Modules of the package that a module imports."""
+    file = PACKAGE / f"{name.replace('.', '/')}.py"
+    tree = ast.parse((file if file.exists() else file.with_suffix("") / "__init__.py").read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rdmldg_ray."):
+            module = node.module.removeprefix("rdmldg_ray.")
+            below = {f"{module}.{alias.name}" for alias in node.names}
+            modules = {one for one in below if (PACKAGE / f"{one.replace('.', '/')}.py").exists()}
+            found |= modules or {module}
+    return found
+
+
+def test_no_module_that_a_stage_imports_is_forgotten():
+    known = set().union(*MODULES.values())
+    seen: set[str] = set()
+    waiting = set(known)
+    while waiting:
+        seen |= waiting
+        waiting = set().union(*map(imported, waiting)) - seen
+    assert seen - known == NO_RESULT, "enter it in MODULES, or in NO_RESULT if no result depends on it"
 
 
 def test_every_kind_of_stage_has_a_version():

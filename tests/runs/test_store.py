@@ -35,7 +35,10 @@ def test_a_stage_is_printed_as_it_is_parsed(name, stage):
 
 @pytest.mark.parametrize(
     "name",
-    ["flat", "flat/", "flat/zero-shot", "flat/sarr-0", "flat/sarr-x", "flat/mtct/adapter", "flat/analyses"],
+    [
+        *("flat", "flat/", "flat/zero-shot", "flat/sarr-0", "flat/sarr-x", "flat/mtct/adapter"),
+        *("flat/analyses", "../mtct", "./mtct", "/mtct", "../evaluation/mtct"),
+    ],
 )
 def test_what_is_no_stage_is_refused(name):
     with pytest.raises(ValueError, match="no stage"):

@@ -141,6 +141,18 @@ def test_two_files_of_one_name_are_refused(tmp_path):
             ["iconbed", "--storage", "s3://bucket/x", "model.path=./mine"],
             "model.path: './mine' would be a folder of the job's own",
         ),
+        (
+            ["--job", "evaluate", "iconbed", "--storage", "s3://bucket/x", "--adapter", "runs/a/adapter"],
+            "--adapter: 'runs/a/adapter' would be a folder of the job's own",
+        ),
+        (
+            ["--job", "annotate", "pacs", "--storage", "s3://bucket/x", "--teacher=vllm", "--model=./mine"],
+            "--model: './mine' would be a folder of the job's own",
+        ),
+        (
+            ["iconbed", "--storage", "s3://bucket/x", "--dry-run", "--calibration", "rates.json"],
+            "--calibration: 'rates.json' would be a folder of the job's own",
+        ),
     ],
 )
 def test_wrong_usage_is_found_before_anything_is_sent(arguments, message):

@@ -369,6 +369,8 @@ def test_a_name_that_leads_out_of_the_folder_is_refused_before_anything_is_copie
         "s3://bucket",
         "s3://bucket/",
         "s3://bucket/..",
+        "file:{root}/a/%2e%2e/b",
+        "file://{root}/a/%2E./b",
         "s3://../a",
     ],
 )
@@ -379,6 +381,13 @@ def test_only_a_plain_path_of_a_folder_in_another_is_deleted(tmp_path, monkeypat
     with pytest.raises(StorageError, match="not deleted, since this is no plain path of a folder"):
         storage.delete_folder(place.format(root=tmp_path))
     assert local_names(tmp_path) == ["a/b/c", "b/c"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
+def test_what_is_no_json_is_named(tmp_path, content):
+    storage.write_bytes(f"{tmp_path}/a.json", content)
+    with pytest.raises(ValueError, match=r"/a\.json: is not valid JSON \("):
+        storage.read_json(f"{tmp_path}/a.json")
 
 
 @pytest.mark.parametrize("location", ["", " ", "\n"])

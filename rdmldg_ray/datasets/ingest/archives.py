@@ -460,7 +460,7 @@ def _sorted_out(location: str, entries: Iterable[_Entry], limits: ReadLimits) ->
             )
         if not is_encodable(path):
             refusal = "not_utf8", "has a name that is not in UTF-8; rename it"
-        if refusal is None and file.size > MAX_FILE_BYTES:
+        if refusal is None and not 0 <= file.size <= MAX_FILE_BYTES:
             refusal = "too_large", f"has {file.size} bytes; at most {MAX_FILE_BYTES} are read"
         if refusal is None and path in files:
             refusal = "duplicate", "is in the archive more than once; the first is taken"

@@ -13,8 +13,26 @@ from rdmldg_ray.domainbed.folds import SEPARATOR, WORDS
 _MAX_DOMAIN_BYTES = 100
 # Of an option, which is repeated in every prompt.
 _MAX_CLASS_CHARACTERS = 1000
-# Folders and files of a run, beside which each fold has a folder.
-_TAKEN = ("analyses", "config.yaml", "refiltered.json", "results.jsonl", "state.json", "versions.json")
+# Folders and files of a run, beside which each fold has a folder, and of a teacher's chains, beside which
+# each domain has one.
+_TAKEN = frozenset(
+    (
+        "analyses",
+        "config.yaml",
+        "config.yaml.lock",
+        "refiltered.json",
+        "report.html",
+        "results.jsonl",
+        "state.json",
+        "versions.json",
+        "_journal",
+        "_lock.json",
+        "_lock.json.lock",
+        "annotation.json",
+        "chains.json",
+        "chains.json.lock",
+    )
+)
 # What Python reads for bytes that are no UTF-8, and JSON for half of a pair.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # They turn the direction of what is printed after them.
@@ -56,7 +74,7 @@ def domain_fault(name: str) -> str | None:
     if name in WORDS:
         return "stands for many folds in data.held_out"
     if name in _TAKEN:
-        return "is the name of a file or folder of a run"
+        return "is the name of a file or folder of a run or of chains"
     if _as_setting(name) != [name]:
         return "is read as something else by YAML in data.held_out"
     return None

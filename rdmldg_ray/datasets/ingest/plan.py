@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from rdmldg_ray import storage
-from rdmldg_ray.chains.format import display_name, find_alike
+from rdmldg_ray.chains.format import display_name, find_alike, find_listed
 from rdmldg_ray.config.names import check_name
 from rdmldg_ray.datasets.builtin.embedded import is_embedded
 from rdmldg_ray.datasets.images import MAX_PIXELS
@@ -166,6 +166,11 @@ def make_plan(
     _check_alike(source.location, "domains", layout.environments)
     if not target.questions:
         _check_alike(source.location, "classes", layout.classes)
+        if listed := find_listed(layout.classes):
+            raise ValueError(
+                f"{source.location}: the class '{listed[1]}' reads as a list of several in a prompt, and "
+                f"'{listed[0]}' is another class; rename one of the folders"
+            )
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{target.name}\n{layout.prefix}\n".encode())
     if target.max_pixels != MAX_PIXELS:
         # Parts that were written with another ceiling have other rejects.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdmldg_ray import storage
-from rdmldg_ray.chains.format import find_alike, find_mark, match_class
+from rdmldg_ray.chains.format import find_alike, find_listed, find_mark, match_class
 from rdmldg_ray.datasets.ingest.names import class_fault, domain_fault, is_encodable
 
 COLUMNS = ("image", "question", "options", "answer", "domain")
@@ -105,6 +105,12 @@ def check_row(given: Mapping[str, Any]) -> Row:
         raise RowError(
             "options",
             f"the options {' and '.join(alike)} are not told apart by letters and digits; reword them",
+        )
+    if listed := find_listed(shown):
+        raise RowError(
+            "options",
+            f"the option '{listed[1]}' reads as a list of several in a prompt, and '{listed[0]}' is another "
+            "option; reword them",
         )
     place = match_class(texts["answer"], shown)
     if place is None:
