@@ -105,6 +105,16 @@ class DatasetInfo:
         return self.sizes.get(domain, self.counts[domain])
 
 
+def _names(value: Any) -> list[str]:
+    """Names in a data set's description: some, each of them once."""
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"a list of names is wanted, not {str(value)[:40]!a}")
+    if len(set(value)) < len(value):
+        raise ValueError(f"a name is given twice: {str(value)[:40]!a}")
+    "".join(value).encode()  # raises ValueError for half of a character
+    return value
+
+
 def part_name(number: int, version: str = "") -> str:
     """The name of a part, of a version of the data set or of chains."""
     return PART.format(number).replace(".", f"-{version}." if version else ".")
@@ -164,19 +174,23 @@ def read_dataset_info(root: str, name: str) -> DatasetInfo:
         value = storage.read_json(location)
         if value["name"] != name:
             raise ValueError(f"it is named {value['name']!r}, and its folder '{name}'")
-        return DatasetInfo(
+        domains, classes = _names(value["environments"]), _names(value["classes"])
+        info = DatasetInfo(
             name=name,
-            environments=tuple(check_name("the domain", domain) for domain in value["environments"]),
-            classes=tuple(value["classes"]),
-            counts={domain: int(value["counts"][domain]) for domain in value["environments"]},
+            environments=tuple(check_name("the domain", domain) for domain in domains),
+            classes=tuple(classes),
+            counts={domain: int(value["counts"][domain]) for domain in domains},
             sizes={domain: int(size) for domain, size in value.get("sizes", {}).items()},
             questions=bool(value.get("questions", False)),
             content=str(value.get("content", "")),
             version=str(value.get("version", "")),
         )
+        if any(info.counts[domain] < 0 or info.size(domain) < info.counts[domain] for domain in domains):
+            raise ValueError("a domain has fewer files than images")
+        return info
     except storage.StorageError as error:
         raise ValueError(f"{error}; {remedy}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{location}: does not describe a data set ({error!r}); {remedy}") from error
 
 

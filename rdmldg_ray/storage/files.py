@@ -387,8 +387,21 @@ def _is_at(descriptor: int, path: str) -> bool:
 
 
 def read_json(location: str) -> Any:
-    """A JSON file's content."""
-    return json.loads(read_bytes(location))
+    """A JSON file's content.
+
+    Raises:
+        StorageError: when the file is missing or cannot be read.
+        ValueError: when it is no JSON.
+    """
+    return parse_json(read_bytes(location))
+
+
+def parse_json(data: str | bytes) -> Any:
+    """The value of a text in JSON; raises ValueError for whatever is wrong with it."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def json_bytes(value: Any) -> bytes:

@@ -1,6 +1,5 @@
 """One writer at a time: a file that says who writes to a folder, and since when."""
 
-import json
 import os
 import socket
 import threading
@@ -90,7 +89,7 @@ def _check(location: str, held: dict[str, Any], now: float) -> None:
 
 def _parsed(data: bytes | None) -> dict[str, Any]:
     try:
-        value = json.loads(data or b"{}")
+        value = storage.parse_json(data or b"{}")
     except ValueError:
         return {}  # not written whole
     return value if isinstance(value, dict) else {}
