@@ -186,7 +186,7 @@ def import_chains(
     known = index.select(columns).to_pylist()
     found = _Import(info, {row["id"]: row for row in known}, teacher)
     for file in _chain_files(location):
-        for place, read in _parquet_rows(file) if file.endswith(".parquet") else _json_rows(file):
+        for place, read in _parquet_rows(file) if file.lower().endswith(".parquet") else _json_rows(file):
             found.add(place, read)
     if found.problems:
         more = len(found.problems) - _PROBLEMS_SHOWN
@@ -208,12 +208,12 @@ def _chain_files(location: str) -> list[str]:
     if not storage.exists(location):
         raise ValueError(f"{location}: there is no such file or folder; correct the path")
     if storage.is_file(location):
-        files = [location] if location.endswith(_SUFFIXES) else []
+        files = [location] if location.lower().endswith(_SUFFIXES) else []
     else:
         listed = storage.list_files(location)
-        files = [file for file in listed if file.endswith((".jsonl", ".parquet"))]
+        files = [file for file in listed if file.lower().endswith((".jsonl", ".parquet"))]
         # Beside such files those in JSON describe them, as dataset_info.json does for LLaMA-Factory.
-        files = files or [file for file in listed if re.search(r"(?<!/dataset_info)\.json$", file)]
+        files = files or [file for file in listed if re.search(r"(?<!/dataset_info)\.json$", file.lower())]
     if not files:
         raise ValueError(
             f"{location}: neither a .jsonl, .json or .parquet file nor a folder of such files; correct the "
@@ -228,7 +228,7 @@ Rows = Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]
 def _json_rows(file: str) -> Rows:
     """The rows of an array, or of lines that each hold one."""
     data = storage.read_bytes(file)
-    if not file.endswith(".jsonl"):
+    if not file.lower().endswith(".jsonl"):
         try:
             value = json.loads(data)
         except RecursionError:
@@ -244,9 +244,22 @@ def _json_rows(file: str) -> Rows:
             for number, row in enumerate(value, 1):
                 yield f"{file}, row {number}", partial(_conversation, row)
             return
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(_in_utf8(file, data).splitlines(), 1):
         if line.strip():
             yield f"{file}, line {number}", partial(_from_line, line)
+
+
+def _in_utf8(file: str, data: bytes) -> bytes:
+    """Lines of JSON in UTF-8, as Windows' tools write them in UTF-16."""
+    encoding = json.detect_encoding(data)
+    if encoding.startswith("utf-8"):
+        return data  # a line that is not in it is told by its number
+    try:
+        return data.decode(encoding).encode()
+    except UnicodeError as error:
+        raise ValueError(
+            f"{file}: is neither in UTF-8 nor in {encoding} ({error}); save it in UTF-8"
+        ) from None
 
 
 def _parquet_rows(file: str) -> Rows:

@@ -27,6 +27,13 @@ from rdmldg_ray.datasets.schema import (
 )
 
 _IMAGE = "image_sha256"
+# What every file of chains has, those of candidates and of earlier releases too.
+_READ = pa.schema(
+    [
+        *(CHAIN_SCHEMA.field(name).with_nullable(False) for name in ("id", "candidate", "text", "accepted")),
+        CHAIN_SCHEMA.field("reason"),
+    ]
+)
 
 
 def chain_files(root: str, name: str, teacher: str, domains: Sequence[str]) -> list[str]:
@@ -82,7 +89,7 @@ def read_chains(
 
 def read_chain_file(location: str, columns: list[str] | None = None) -> pa.Table:
     """A file or folder of chains; release 0.1.0 called the column ``accepted`` ``kept``."""
-    table = storage.read_table(location, columns, renamed={"kept": "accepted"})
+    table = storage.read_table(location, columns, renamed={"kept": "accepted"}, schema=_READ)
     if _IMAGE not in table.column_names and (columns is None or _IMAGE in columns):
         # As earlier releases wrote it.
         place = min(CHAIN_SCHEMA.get_field_index(_IMAGE), table.num_columns)

@@ -116,6 +116,8 @@ def print_plan(plan: RunPlan) -> dict[str, Any]:
             say(line)
     elif plan.config.workers.gpus_per_worker:
         say("memory of the GPUs: not known without the model's config.json; `rdmldg doctor` downloads it")
+    for note in plan.notes:
+        say(f"note: {note}")
     keys = ("name", "images", "steps", "complete")
     return {
         "name": plan.config.name,
@@ -123,6 +125,7 @@ def print_plan(plan: RunPlan) -> dict[str, Any]:
         "config": plan.config.model_dump(mode="json"),
         "stages": [{key: getattr(stage, key) for key in keys} for stage in plan.stages],
         "memory": asdict(plan.memory) if plan.memory else None,
+        "notes": plan.notes,
     }
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 
 from rdmldg_ray.config.names import check_name
 
+_MOST = 2**31 - 1
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -47,6 +48,15 @@ class Section(BaseModel):
             if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
         }
         return {key: value for key, value in given.items() if value is not None or key not in sections}
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        """What counts images, steps and tokens, or seeds a generator, has 32 bits."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > _MOST:
+                raise ValueError(f"{name} is {value}; give a number of at most {_MOST}")
+        return self
 
 
 def as_list(value: Any) -> Any:
@@ -259,7 +269,7 @@ class FilterConfig(Section):
 class SarrConfig(Section):
     """Stage 2, Self-Aligned Reasoning Regularization."""
 
-    rounds: Annotated[int, Field(ge=0)] = Field(3, description="Rounds of SARR; 0 for MTCT alone.")
+    rounds: Annotated[int, Field(ge=0, le=1000)] = Field(3, description="Rounds of SARR; 0 for MTCT alone.")
     sampling: Literal["until_accepted", "fixed"] = Field(
         "until_accepted",
         description="Draw again only for images without an accepted chain, or max_attempts times for every "

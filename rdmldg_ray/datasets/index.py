@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdmldg_ray.datasets.schema import (
+    INDEX_SCHEMA,
     DatasetInfo,
     index_location,
     of_version,
@@ -21,6 +22,9 @@ from rdmldg_ray.domainbed.splits import split_indices
 from rdmldg_ray.storage import StorageError, join, list_files, read_table
 
 _COLUMNS = ["id", "label", "label_id", "domain", "index", "sha256"]
+_READ = pa.schema(
+    [field.with_nullable(field.name in ("width", "height", "sha256")) for field in INDEX_SCHEMA]
+)
 
 
 def sample_index(
@@ -37,7 +41,7 @@ def sample_index(
 
     Raises:
         ValueError: for a domain that the data set does not have.
-        StorageError: when a domain has no files.
+        StorageError: when a domain has no files, or they are not what dataset.json tells of.
     """
     tables = []
     for domain in domains:
@@ -47,7 +51,7 @@ def sample_index(
         files = of_version(list_files(folder, ".parquet"), info.version)
         if not files:
             raise StorageError(f"{folder}: no Parquet files here; write the data set again")
-        found = [_index_part(root, info.name, domain, file, columns) for file in files]
+        found = [_index_part(root, info, domain, file, columns) for file in files]
         if sum(map(len, found)) != info.counts[domain]:
             raise StorageError(
                 f"{folder}: holds {sum(map(len, found))} samples, and dataset.json tells of "
@@ -57,9 +61,15 @@ def sample_index(
     return pa.concat_tables(tables)
 
 
-def _index_part(root: str, name: str, domain: str, location: str, more: Sequence[str]) -> pa.Table:
-    index = read_table(location)
-    part = join(samples_location(root, name, domain), location.rsplit("/", 1)[-1])
+def _index_part(root: str, info: DatasetInfo, domain: str, location: str, more: Sequence[str]) -> pa.Table:
+    index = read_table(location, schema=_READ)
+    numbers = pc.index_in(index["label"], value_set=pa.array(info.classes, pa.string()))
+    if not pc.all(pc.fill_null(pc.equal(numbers, index["label_id"]), False)).as_py():
+        raise StorageError(
+            f"{location}: its labels are not numbered as the classes in dataset.json are; "
+            "write the data set again"
+        )
+    part = join(samples_location(root, info.name, domain), location.rsplit("/", 1)[-1])
     columns = [*_COLUMNS, *more, *question_columns(index)]
     return index.select([*columns, "row_group", "row"]).add_column(
         len(columns), "file", pa.array([part] * len(index), pa.string())
@@ -69,8 +79,8 @@ def _index_part(root: str, name: str, domain: str, location: str, more: Sequence
 def repeated_images(root: str, info: DatasetInfo) -> dict[str, int]:
     """How many different images occur in several domains, with several labels, and several times at all."""
     folders = [index_location(root, info.name, domain) for domain in info.environments]
-    files = [file for folder in folders for file in list_files(folder, ".parquet")]
-    rows = pa.concat_tables([read_table(file).select(["sha256", "domain", "label"]) for file in files])
+    files = of_version((file for folder in folders for file in list_files(folder, ".parquet")), info.version)
+    rows = pa.concat_tables([read_table(file, ["sha256", "domain", "label"], schema=_READ) for file in files])
     counted = rows.group_by("sha256").aggregate(
         [("domain", "count_distinct"), ("label", "count_distinct"), ("label", "count")]
     )

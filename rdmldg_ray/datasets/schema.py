@@ -193,6 +193,7 @@ def _names(value: dict[str, Any], key: str) -> list[str]:
         raise ValueError(f"'{key}' is no list of names")
     if len(set(names)) < len(names):
         raise ValueError(f"'{key}' has a name twice")
+    "".join(names).encode()  # raises ValueError for half of a character
     return names
 
 

@@ -24,7 +24,7 @@ PREDICTION_SCHEMA = pa.schema(
 
 def read_predictions(location: str, columns: list[str] | None = None) -> pa.Table:
     """Predictions of an evaluation, or those of their columns that are wanted."""
-    return read_table(location, columns, renamed={"part": "split"})
+    return read_table(location, columns, renamed={"part": "split"}, schema=PREDICTION_SCHEMA)
 
 
 def accuracies(predictions: pa.Table) -> dict[str, dict[str, float]]:

@@ -79,7 +79,7 @@ def ingest_table(
 
 def class_notes(num_classes: int, missing: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines on the classes, and on the environments that lack some."""
-    notes = [f"{num_classes} classes"]
+    notes = [f"{num_classes} classes" if num_classes != 1 else "note: 1 class, so that any answer is right"]
     notes += [
         f"note: {environment} has no image of {', '.join(names)}" for environment, names in missing.items()
     ]

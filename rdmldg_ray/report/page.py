@@ -255,7 +255,8 @@ def _rejection_section(run: RunResults) -> Section:
             accepted[rounds.index(model)] = 100 * summary["accepted"] / summary["candidates"]
             found = run.rejections(held_out, model)
             for by in ("domain", "label") if found is not None else ():
-                rows = rejection_rows(found, by)
+                if not (rows := rejection_rows(found, by)):
+                    continue
                 columns = [name.replace("_", " ") for name in rows[0]]
                 cells = [[percent(v) if k == "accepted" else v for k, v in row.items()] for row in rows]
                 columns[2] = "accepted, %"

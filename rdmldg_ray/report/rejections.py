@@ -45,8 +45,11 @@ def rejection_rows(rejections: pa.Table, by: str) -> list[dict[str, Any]]:
 def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
     """``rejection_rows`` for the terminal, the first of them."""
     rows = rejection_rows(rejections, by)
-    name, candidates, accepted, *reasons = rows[0]
     table = Table(title=title)
+    if not rows:
+        table.caption = "none were drawn"
+        return table
+    name, candidates, accepted, *reasons = rows[0]
     table.add_column(name, no_wrap=True)
     for column in ("drawn", f"{accepted}, %", *(reason.replace("_", " ") for reason in reasons)):
         table.add_column(column, justify="right")

@@ -51,7 +51,8 @@ def refilter_run(
     for stage in rounds:
         drawn = old.candidates_uri(stage.held_out, stage.model)
         with damage_told(drawn, old.redo_remedy(stage)):
-            read_candidates(drawn, ["id"])
+            if not len(read_candidates(drawn, ["id"])):
+                raise ValueError("there are none in it")
 
     classes = list(read_dataset_info(root, config.data.dataset).classes)
     made: State = {}

@@ -25,6 +25,7 @@ from rdmldg_ray.runs.store import (
     stages_of,
 )
 from rdmldg_ray.sarr.candidates import read_candidates
+from rdmldg_ray.sarr.selection import REJECTION_SCHEMA
 from rdmldg_ray.storage import folder_prefix, list_entries, read_bytes, read_table, write_bytes
 
 
@@ -103,7 +104,7 @@ class RunResults:
         """In ``sarr.selection.REJECTION_SCHEMA``; None where a run did not leave them."""
         location = self.store.rejections_uri(held_out, model)
         with damage_told(location, self._redo("generate", held_out, model)):
-            return read_table(location) if location in self.files else None
+            return read_table(location, schema=REJECTION_SCHEMA) if location in self.files else None
 
     def candidates(self, held_out: str, model: str) -> pa.Table:
         """In ``sarr.candidates.CANDIDATE_SCHEMA``."""

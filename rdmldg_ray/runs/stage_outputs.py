@@ -58,7 +58,13 @@ def adapter_tensors(location: str) -> dict[str, list[int]]:
         if file.endswith("/adapter_config.json"):
             modules = {name.split(".lora_")[0] for name in shapes}
             expected |= {f"{name}.{matrix}.weight" for name in modules for matrix in _LORA_MATRICES}
-            targets = _read_object(file).get("target_modules") or []
+            config = _read_object(file)
+            if not isinstance(config.get("peft_type"), str):
+                raise ValueError(
+                    f"{file}: names no peft_type, so it is no adapter's; the training that left it has to be "
+                    "run again"
+                )
+            targets = config.get("target_modules") or []
             if isinstance(targets, list):  # else a pattern
                 expected |= {t for t in targets if not any(f".{m}".endswith(f".{t}") for m in modules)}
     lacking = sorted(expected - set(shapes))

@@ -32,10 +32,17 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 
+_READ = pa.schema(
+    [
+        field.with_nullable(field.name not in ("id", "label", "domain", "candidate"))
+        for field in CANDIDATE_SCHEMA
+    ]
+)
+
 
 def read_candidates(location: str, columns: list[str] | None = None) -> pa.Table:
     """Candidates as a round left them, or those of their columns that are wanted."""
-    return read_table(location, columns, renamed={"kept": "accepted"})
+    return read_table(location, columns, renamed={"kept": "accepted"}, schema=_READ)
 
 
 def judge_answers(

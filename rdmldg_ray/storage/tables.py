@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,33 +18,64 @@ _EXTENSION = b"ARROW:extension:name"
 
 
 def read_table(
-    location: str, columns: list[str] | None = None, renamed: Mapping[str, str] | None = None
+    location: str,
+    columns: list[str] | None = None,
+    renamed: Mapping[str, str] | None = None,
+    schema: pa.Schema | None = None,
 ) -> pa.Table:
     """A Parquet file, or all Parquet files below a folder in sorted order, as one table.
 
     Args:
         columns: those that are wanted, or None for all.
         renamed: by a column's name in files of an earlier release, its name now.
+        schema: columns that each file has, where they are wanted, and their types.
 
     Raises:
-        StorageError: when there is none.
+        StorageError: when there is none, or it lacks a column of the schema, has one of another type, or has
+            nulls in one that is not nullable.
     """
     files = [location] if location.endswith(".parquet") else list_files(location, ".parquet")
     if not files:
         raise StorageError(f"{location}: no Parquet files here")
-    tables = [_read_parquet(file, columns, renamed or {}) for file in files]
+    tables = [_read_parquet(file, columns, renamed or {}, schema or pa.schema([])) for file in files]
     # Parts of earlier releases lack a column that later ones have.
     return pa.concat_tables(tables, promote_options="default")
 
 
-def _read_parquet(location: str, columns: list[str] | None, renamed: Mapping[str, str]) -> pa.Table:
+def _read_parquet(
+    location: str, columns: list[str] | None, renamed: Mapping[str, str], schema: pa.Schema
+) -> pa.Table:
     with open_parquet(location) as parquet:
         names = parquet.schema_arrow.names
         before = {now: then for then, now in renamed.items() if then in names and now not in names}
         wanted = columns and [before.get(column, column) for column in columns]
         table = parquet.read(wanted)
     now = {then: now for now, then in before.items()}
-    return table.rename_columns([now.get(name, name) for name in table.column_names])
+    table = table.rename_columns([now.get(name, name) for name in table.column_names])
+    return _in_types(location, table, [field for field in schema if columns is None or field.name in columns])
+
+
+def _in_types(location: str, table: pa.Table, fields: Sequence[pa.Field]) -> pa.Table:
+    """A table with columns of these types, as another program may have written it anew with others."""
+    for field in fields:
+        if table.column_names.count(field.name) != 1:
+            found = ", ".join(table.column_names) or "none"
+            raise StorageError(
+                f"{location}: has not one column '{field.name}'; its columns are: {found}; restore it"
+            )
+        place = table.column_names.index(field.name)
+        if not field.nullable and table.column(place).null_count:
+            raise StorageError(f"{location}: its column '{field.name}' lacks values; restore it")
+        if table.schema.field(place).type == field.type:
+            continue
+        try:
+            column = table.column(place).cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise StorageError(
+                f"{location}: its column '{field.name}' is not of {field.type} ({error}); restore it"
+            ) from None
+        table = table.set_column(place, field.name, column)
+    return table
 
 
 @contextmanager

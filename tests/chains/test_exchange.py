@@ -473,3 +473,17 @@ def test_chains_about_questions_come_back_equal_and_have_their_questions_with_th
             assert (row["question"], row["options"]) == tuple(
                 asked[row["id"]][n] for n in ("question", "options")
             )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.json", "a.Json"])
+def test_lines_are_read_in_the_encodings_of_json(local, tmp_path, encoding, name):
+    rows = [line(id=sample_id) for sample_id in (ID, OTHER_ID)]
+    (tmp_path / name).write_bytes("\r\n".join(map(json.dumps, rows)).encode(encoding))
+    assert import_chains(str(tmp_path / name), local, "mini", "theirs") == {"accepted": 2}
+
+
+def test_what_is_in_no_encoding_is_named(local, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes('{"id": "x"}\n'.encode("utf-16")[:-1])
+    with pytest.raises(ValueError, match=r"a\.jsonl: is neither in UTF-8 nor in utf-16 .*; save it in UTF-8"):
+        import_chains(str(tmp_path / "a.jsonl"), local, "mini", "theirs")

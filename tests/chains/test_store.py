@@ -181,7 +181,7 @@ def write_lines(folder, *rows):
     return f"{folder}/lines.parquet"
 
 
-@pytest.mark.parametrize("candidate", [2**31, 2**40, -(2**31) - 1])
+@pytest.mark.parametrize("candidate", [2**31, 2**40, -1, -(2**31) - 1])
 def test_a_row_that_cannot_be_written_is_named_and_replaces_nothing(mini_store, tmp_path, candidate):
     before = texts(mini_store, "rules", mini.DOMAINS)
     place = write_lines(tmp_path, line(mini_store), line(mini_store, candidate=candidate))
@@ -243,3 +243,23 @@ def test_chains_of_earlier_releases_know_no_image(tmp_path):
     assert read_chains(root, "mini", "gpt", ["flat"])["image_sha256"].to_pylist() == [None, "1"]
     few = read_chains(root, "mini", "gpt", ["flat"], ["id", "image_sha256"])
     assert few.to_pylist() == [{"id": "s0", "image_sha256": None}, {"id": "s0", "image_sha256": "1"}]
+
+
+@pytest.mark.parametrize("column", ["id", "candidate", "text", "accepted", "reason"])
+def test_chains_that_lack_a_column_are_named(tmp_path, column):
+    place = f"{chains_location(str(tmp_path), 'mini', 'gpt', 'flat')}/part-00000.parquet"
+    storage.write_table(place, table("a").drop_columns([column]))
+    with pytest.raises(
+        storage.StorageError, match=rf"flat/part-00000\.parquet: has not one column '{column}'"
+    ):
+        read_chains(str(tmp_path), "mini", "gpt", ["flat"])
+
+
+@pytest.mark.parametrize("column", ["id", "candidate", "text", "accepted"])
+def test_chains_that_lack_values_are_named(tmp_path, column):
+    place = f"{chains_location(str(tmp_path), 'mini', 'gpt', 'flat')}/part-00000.parquet"
+    rows = table("a")
+    nulls = pa.nulls(len(rows), rows[column].type)
+    storage.write_table(place, rows.set_column(rows.column_names.index(column), column, nulls))
+    with pytest.raises(storage.StorageError, match=f"its column '{column}' lacks values"):
+        read_chains(str(tmp_path), "mini", "gpt", ["flat"])

@@ -49,6 +49,19 @@ def test_a_plan(root):
     assert (sweep["trials"], sweep["stages"]["mtct"]) == (12, {"stages": 12, "computed": 1})
 
 
+def test_a_plan_notes_what_is_not_here(root):
+    def notes(*settings):
+        [run] = told(root, "run", "demo", *settings, "--dry-run")["runs"]
+        return run["notes"]
+
+    assert notes() == []
+    model, chains = notes("data.chains=nobody", "model.path=./nowhere")
+    assert model.endswith("nowhere: no such model folder; give 'tiny', a folder or a hub id")
+    assert "chains/nobody: no chains for flat, gradient, paint; choose another teacher" in chains
+    labels_only = ("mtct.weights.reasoning=0", "sarr.rounds=0", "evaluation.pathways=[direct]")
+    assert notes("data.chains=nobody", *labels_only) == []
+
+
 def test_chains(root):
     shown = told(root, "show", "small", "--verdict", "rejected", "--limit", "2")
     assert len(shown["chains"]) == 2 < shown["count"]

@@ -118,6 +118,21 @@ def test_an_unknown_key_is_named_by_its_path_with_the_nearest_name(override, lin
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=99999999999999999999", "seed is 99999999999999999999"),
+        ("mtct.epochs=2147483648", "epochs is 2147483648"),
+        ("data.trial_seed=1" + "0" * 400, "trial_seed is 1000"),
+        ("lora.rank=99999999999999999999", "rank is 99999999999999999999"),
+        ("sarr.rounds=99999999999999999999", "sarr.rounds: Input should be less than or equal to 1000"),
+    ],
+)
+def test_a_number_that_nothing_could_count_to_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("demo", [override])
+
+
+@pytest.mark.parametrize(
     ("override", "path"),
     [
         ("mtct.epochs=many", "mtct.epochs"),

@@ -310,6 +310,54 @@ def test_what_is_no_archive_is_called_what_it_is(tmp_path, kind, data, message):
         open_source(str(tmp_path / f"a.{kind}")).list()
 
 
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda data, place: data[:place] + b"x" * 512 + data[place + 512 :],
+            "(bad checksum|invalid header)",
+        ),
+        (lambda data, place: data[: place + 300], "truncated header"),
+        (lambda data, place: data[:place], "empty header"),
+    ],
+)
+def test_a_tar_that_is_damaged_between_its_files_is_not_taken_to_end_there(tmp_path, kind, damage, message):
+    data = tarred({"a/b/1.png": b"1", "a/b/2.png": b"2"})
+    data = damage(data, data.index(b"a/b/2.png"))
+    (tmp_path / f"a{kind}").write_bytes(gzip.compress(data) if kind == ".tar.gz" else data)
+    with pytest.raises(
+        ValueError, match=rf"a{kind}: the archive cannot be read to its end \({message} at byte"
+    ):
+        open_source(str(tmp_path / f"a{kind}")).list()
+
+
+def without_the_sign_of_utf8(data):
+    """As macOS packs a folder: the names are in UTF-8, and the archive does not say so."""
+    data = bytearray(data)
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = data.find(start)
+        while place >= 0:
+            data[place + flags + 1] &= ~0x08
+            place = data.find(start, place + 4)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9", "cafe\u0301", "\u0938\u0947\u092c", "dog", "\U0001f436"])
+def test_names_of_a_zip_are_in_utf8_whether_or_not_it_says_so(tmp_path, name):
+    place = tmp_path / "a.zip"
+    place.write_bytes(without_the_sign_of_utf8(zipped({f"art/{name}/1.png": b"1"})))
+    source = open_source(str(place))
+    files = source.list().files
+    assert contents(source, files) == {f"art/{name}/1.png": b"1"}
+
+
+def test_other_names_of_a_zip_are_in_the_encoding_of_the_format(tmp_path):
+    data = without_the_sign_of_utf8(zipped({"art/cXf/1.png": b"1"})).replace(b"cXf", b"c\x82f")
+    (tmp_path / "a.zip").write_bytes(data)
+    assert [file.path for file in open_source(str(tmp_path / "a.zip")).list().files] == ["art/c\u00e9f/1.png"]
+
+
 @pytest.mark.parametrize("kind", [".zip", ".tar"])
 def test_an_archive_of_nothing_is_told(tmp_path, kind):
     data = io.BytesIO()

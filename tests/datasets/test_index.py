@@ -7,6 +7,7 @@ import pytest
 
 from rdmldg_ray.datasets.index import base_classes, sample_index, take_split
 from rdmldg_ray.datasets.schema import (
+    INDEX_SCHEMA,
     SAMPLE_SCHEMA,
     DatasetInfo,
     index_location,
@@ -14,7 +15,7 @@ from rdmldg_ray.datasets.schema import (
     write_samples,
 )
 from rdmldg_ray.domainbed.splits import split_indices
-from rdmldg_ray.storage import StorageError, read_images
+from rdmldg_ray.storage import StorageError, read_images, read_table, write_table
 
 DOMAINS = ("art", "photo", "sketch")
 SIZES = {"art": 20, "photo": 31, "sketch": 12}
@@ -44,6 +45,50 @@ def root(tmp_path):
             table = pa.Table.from_pylist(part, schema=SAMPLE_SCHEMA)
             write_samples(str(tmp_path), INFO.name, domain, number, table)
     return str(tmp_path)
+
+
+def first_part(root):
+    location = index_location(root, INFO.name, "art") + "/part-00000.parquet"
+    return location, read_table(location)
+
+
+@pytest.mark.parametrize("column", INDEX_SCHEMA.names)
+def test_a_part_without_a_column_is_named_with_the_column(root, column):
+    location, table = first_part(root)
+    write_table(location, table.drop_columns([column]))
+    with pytest.raises(StorageError, match=rf"art/part-00000\.parquet: has not one column '{column}'"):
+        sample_index(root, INFO, ["art"])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("label_id", pa.array(["x"] * 9), "its column 'label_id' is not of int32"),
+        ("label_id", pa.array([1] * 9), "its labels are not numbered as the classes"),
+        ("label", pa.array(["Cat"] * 9), "its labels are not numbered as the classes"),
+        ("label", pa.nulls(9, pa.string()), "its column 'label' lacks values"),
+        ("id", pa.array([["x"]] * 9), "its column 'id' is not of string"),
+    ],
+)
+def test_a_part_that_was_edited_is_named(root, column, values, message):
+    location, table = first_part(root)
+    write_table(location, table.set_column(table.column_names.index(column), column, values))
+    with pytest.raises(StorageError, match=rf"art/part-00000\.parquet: {message}"):
+        sample_index(root, INFO, ["art"])
+
+
+def test_a_part_that_another_program_wrote_anew_is_read_in_its_types(root):
+    location, table = first_part(root)
+    before = sample_index(root, INFO, ["art"])
+    others = {
+        "id": table["id"].cast(pa.large_string()),
+        "label_id": table["label_id"].cast(pa.int64()),
+        "domain": table["domain"].dictionary_encode(),
+    }
+    for name, column in others.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    write_table(location, table)
+    assert sample_index(root, INFO, ["art"]).equals(before)
 
 
 def ids(table):

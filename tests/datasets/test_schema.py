@@ -186,12 +186,39 @@ def test_chains_that_were_imported_as_the_rules_stay(tmp_path):
         {"environments": [".."]},
         {"environments": [7]},
         {"environments": [""]},
+        {"environments": []},
+        {"environments": "xy"},
+        {"environments": ["x", "x"]},
+        {"classes": "catdog"},
+        {"classes": [1, 2]},
+        {"classes": [None]},
+        {"classes": []},
+        {"classes": ["c", "c"]},
+        {"classes": ["\ud800"]},
+        {"counts": {"x": float("inf")}},
+        {"counts": {"x": -1}},
+        {"counts": {}},
+        {"counts": [1]},
+        {"sizes": []},
+        {"sizes": None},
+        {"sizes": {"x": 0}},
     ],
 )
-def test_names_in_an_info_lead_nowhere_else(tmp_path, told):
+def test_an_info_that_was_edited_is_told_with_its_remedy(tmp_path, told):
     described = {"name": "a", "environments": ["x"], "classes": ["c"], "counts": {"x": 1}} | told
     storage.write_json(samples.info_location(str(tmp_path), "a"), described)
-    with pytest.raises(ValueError, match=r"a/dataset\.json: does not describe a data set"):
+    with pytest.raises(
+        ValueError, match=r"a/dataset\.json: does not describe a data set .*; ingest the data"
+    ):
+        read_dataset_info(str(tmp_path), "a")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"a"', "[" * 100_000, "\ufffe"])
+def test_an_info_that_is_damaged_is_told_with_its_remedy(tmp_path, text):
+    storage.write_bytes(samples.info_location(str(tmp_path), "a"), text.encode())
+    with pytest.raises(
+        ValueError, match=r"a/dataset\.json: does not describe a data set .*; ingest the data"
+    ):
         read_dataset_info(str(tmp_path), "a")
 
 

@@ -22,7 +22,8 @@ def write_training(store, stage, config, samples, modules=MODULES):
         for matrix in ("lora_A", "lora_B")
     }
     write_bytes(join(adapter, "adapter_model.safetensors"), save(tensors))
-    write_json(join(adapter, "adapter_config.json"), {"target_modules": list(modules)})
+    adapter_config = {"peft_type": "LORA", "target_modules": list(modules)}
+    write_json(join(adapter, "adapter_config.json"), adapter_config)
     write_table(join(adapter, PARITY_FILE), pa.table({"id": ["a"], "chain": ["b"], "logprobs": [[-1.0]]}))
     training = config.mtct if stage.kind == "mtct" else config.sarr.training
     steps = BatchPlan.make(samples, config.workers.num_workers, training, 0).total_steps

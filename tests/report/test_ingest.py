@@ -29,6 +29,7 @@ def test_what_the_literature_does_not_tell_is_a_dash():
 
 def test_classes_that_are_missing_somewhere_are_noted():
     assert class_notes(3, {}) == ["3 classes"]
+    assert class_notes(1, {}) == ["note: 1 class, so that any answer is right"]
     assert class_notes(3, {"photo": ["cat", "dog"]})[1:] == ["note: photo has no image of cat, dog"]
 
 

@@ -70,3 +70,7 @@ def test_shares_are_told_round_by_round():
         "photo/sarr-1/candidates": summary(accepted=8),
     }
     assert shares_line(state, "art") == "share accepted by round, 1: 37.5 %, 2: 75.0 %"
+
+
+def test_a_round_of_nothing_is_a_table_without_rows():
+    assert "none were drawn" in printed(rejection_table(rejections(), "label", "x"))

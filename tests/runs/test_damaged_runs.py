@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -12,7 +13,7 @@ from rdmldg_ray.config.load import dump_config
 from rdmldg_ray.runs.outputs import check_adapter, find_adapter
 from rdmldg_ray.runs.results import write_results
 from rdmldg_ray.runs.store import RunStore, Stage
-from rdmldg_ray.storage import write_json
+from rdmldg_ray.storage import read_table, write_json, write_table
 from tests.helpers.run_files import write_run
 from tests.helpers.stage_files import write_training
 
@@ -20,6 +21,7 @@ CONFIG, STATE, VERSIONS = "config.yaml", "flat/state.json", "versions.json"
 METRICS, PROGRESS = "flat/mtct/metrics.jsonl", "flat/evaluation/sarr-1/progress.json"
 PREDICTIONS = "flat/evaluation/sarr-1/predictions.parquet"
 CANDIDATES, REJECTIONS = "flat/sarr-1/candidates/part-00000.parquet", "flat/sarr-1/rejections.parquet"
+ADAPTER_CONFIG = "flat/sarr-1/adapter/adapter_config.json"
 ADAPTER, RESULTS = "flat/sarr-1/adapter/adapter_model.safetensors", "results.jsonl"
 
 
@@ -152,6 +154,31 @@ def wrong_type(file):
     file.write_text(file.read_text().replace("rounds: 1", "rounds: many"))
 
 
+def rewritten(change):
+    def write(file):
+        write_table(str(file), change(read_table(str(file))))
+
+    return write
+
+
+def without(column):
+    return rewritten(lambda table: table.drop_columns([column]))
+
+
+def of_texts(column):
+    return rewritten(lambda table: with_column(table, column, pa.array(["many"] * len(table))))
+
+
+def of_nulls(column):
+    return rewritten(lambda table: with_column(table, column, pa.nulls(len(table), table[column].type)))
+
+
+def with_column(table, column, values):
+    return table.set_column(table.column_names.index(column), column, values)
+
+
+without_rows = rewritten(lambda table: table.slice(0, 0))
+
 ALL = {"status", "show", "report", "collect", "refilter", "export", "evaluate", "calibrate", "analyze", "run"}
 OF_STATE = ALL - {"collect", "evaluate"}
 DAMAGE = [
@@ -177,6 +204,20 @@ DAMAGE = [
     *[(file, folder, set()) for file in (VERSIONS, PREDICTIONS, REJECTIONS)],
     (CANDIDATES, folder, {"show", "refilter"}),
     (ADAPTER, folder, {"export", "evaluate"}),
+    *[(ADAPTER_CONFIG, text(content), {"export", "evaluate"}) for content in ("", "{", "[]", "{}")],
+    *[
+        (ADAPTER_CONFIG, text(content), {"export", "evaluate"})
+        for content in ("[" * 9999, '{"peft_type": 1}')
+    ],
+    *[(CANDIDATES, without(column), {"show", "refilter"}) for column in ("id", "text")],
+    (CANDIDATES, without("candidate"), {"show", "refilter", "analyze"}),
+    (CANDIDATES, without("accepted"), {"show", "refilter", "analyze"}),
+    (CANDIDATES, without("label_prob"), {"refilter"}),
+    (CANDIDATES, of_texts("num_tokens"), {"refilter"}),
+    (CANDIDATES, of_nulls("id"), {"show", "refilter"}),
+    (CANDIDATES, without_rows, {"refilter"}),
+    *[(REJECTIONS, how, set()) for how in (without("domain"), without_rows)],
+    *[(PREDICTIONS, how, set()) for how in (without("correct"), without_rows)],
 ]
 
 
@@ -231,11 +272,21 @@ def test_a_complete_run_is_told_of_without_its_data_set(root):
     assert "At the end of each stage" in page and "target (in)" in page
 
 
-@pytest.mark.parametrize("damaged", [CANDIDATES, PREDICTIONS])
-def test_a_report_shows_what_is_whole_and_says_what_is_not(root, damaged):
-    cut(root / "runs/small" / damaged)
+@pytest.mark.parametrize(
+    ("damaged", "how"),
+    [(CANDIDATES, cut), (PREDICTIONS, cut), (CANDIDATES, without("text")), (REJECTIONS, without("domain"))],
+)
+def test_a_report_shows_what_is_whole_and_says_what_is_not(root, damaged, how):
+    how(root / "runs/small" / damaged)
     page = api.report([f"{root}/runs/small"], out=root / "report.html", max_images=4).read_text()
     assert "Not shown: " in page and damaged.removesuffix("/part-00000.parquet") in page
+    assert "By stage" in page
+
+
+def test_a_report_of_a_round_without_candidates_is_written(root):
+    for damaged in (CANDIDATES, REJECTIONS):
+        without_rows(root / "runs/small" / damaged)
+    page = api.report([f"{root}/runs/small"], out=root / "report.html", max_images=4).read_text()
     assert "By stage" in page
 
 

@@ -221,7 +221,9 @@ class ZipSource:
                 self.limits.check_unpacked(self.location, unpacked, packed)
                 entries = [
                     (
-                        SourceFile(entry.filename, entry.file_size, f"{entry.CRC:08x}", entry.header_offset),
+                        SourceFile(
+                            _zip_path(entry), entry.file_size, f"{entry.CRC:08x}", entry.header_offset
+                        ),
                         _zip_refusal(entry),
                     )
                     for entry in archive.infolist()
@@ -262,7 +264,7 @@ class TarSource:
             _damage_named(self.location),
             self._decompressed() as (stream, compressed),
             # Only a plain file can be skipped through.
-            tarfile.open(fileobj=stream, mode="r|" if compressed else "r:") as archive,
+            tarfile.open(fileobj=stream, mode="r|" if compressed else "r:", tarinfo=_Member) as archive,
         ):
             listing = _sorted_out(self.location, _tar_entries(archive), self.limits)
             # What follows the last entry would be unpacked too.
@@ -302,6 +304,19 @@ class TarSource:
                         yield _Counted(self, plain, packed), True
                     return
             yield stream, False
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar, of which a damaged one in the middle is an error: tarfile takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None
 
 
 class _Counted:
@@ -395,6 +410,16 @@ _FOLDER_LINK = (
     "link",
     "is a link to a folder, which is not followed; put the folder in its place (cp -rL)",
 )
+
+
+def _zip_path(entry: zipfile.ZipInfo) -> str:
+    """The path of an entry, which macOS writes in UTF-8 without saying so."""
+    if entry.flag_bits & 0x800:
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode()
+    except UnicodeError:
+        return entry.filename  # in the encoding that the format has for it
 
 
 def _zip_refusal(entry: zipfile.ZipInfo) -> tuple[str, str] | None:
