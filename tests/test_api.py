@@ -45,7 +45,7 @@ def test_every_function_is_explained_and_its_options_are_named(name):
 def test_a_plan_writes_nothing(tmp_path):
     config = rdmldg_ray.load_config("demo", [f"storage={tmp_path}/new"])
     plan = api.plan(config)
-    assert [stage.name for stage in plan.stages][:2] == ["flat/evaluation/zero-shot", "flat/mtct"]
+    assert [stage.name for stage in plan.stages][:2] == ["sketch/evaluation/zero-shot", "sketch/mtct"]
     assert plan.estimate is None and not any(stage.complete for stage in plan.stages)
     assert list(tmp_path.iterdir()) == []
 

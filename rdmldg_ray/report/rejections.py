@@ -45,10 +45,9 @@ def rejection_rows(rejections: pa.Table, by: str) -> list[dict[str, Any]]:
 def rejection_table(rejections: pa.Table, by: str, title: str) -> Table:
     """``rejection_rows`` for the terminal, the first of them."""
     rows = rejection_rows(rejections, by)
-    table = Table(title=title)
     if not rows:
-        table.caption = "none were drawn"
-        return table
+        return Table("none were drawn", title=title)
+    table = Table(title=title)
     name, candidates, accepted, *reasons = rows[0]
     table.add_column(name, no_wrap=True)
     for column in ("drawn", f"{accepted}, %", *(reason.replace("_", " ") for reason in reasons)):

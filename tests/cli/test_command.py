@@ -14,7 +14,7 @@ from rdmldg_ray.runtime.errors import RunFailedError
 from tests.helpers.cli import error_of, rdmldg
 
 # What they do is done elsewhere, where the storage is an option of the command that they submit.
-WITHOUT_STORAGE = {"submit", "attach"}
+WITHOUT_STORAGE = {"submit", "attach", "settings", "init"}
 
 
 def commands(group, path=()):

@@ -83,7 +83,7 @@ def algorithm(model, *overrides):
 def test_what_is_not_the_whole_method_is_called_what_it_is():
     assert algorithm("zero-shot") == "zero-shot (direct)"
     assert algorithm("mtct", "mtct.weights.reasoning=0", "sarr.rounds=0") == "labels only (direct)"
-    assert algorithm("mtct", "mtct.weights.direct=0") == "chains only (direct)"
+    assert algorithm("mtct", "mtct.weights.direct=0", "sarr.without_chain=drop") == "chains only (direct)"
 
 
 def hparams_seed(*overrides):

@@ -52,6 +52,7 @@ _TRAINING = (
 )
 _ENGINES = (
     *_ALL,
+    "engines.answer_log",
     "engines.engine",
     "engines.options",
     "engines.reloading",
@@ -78,9 +79,9 @@ MODULES = {
 # What those import that determines no result: where things lie, how they are read and written, what is
 # checked, what goes on meanwhile. Settings are compared by their values, and models by their files.
 NO_RESULT = {
-    *("chains.coverage", "config.load", "config.names", "config.parse", "config.schema", "datasets.schema"),
-    *("domainbed.catalogue", "domainbed.records", "domainbed.selection"),
-    *("engines.pool", "models.card", "models.folder", "models.parity"),
+    *("chains.coverage", "config.load", "config.names", "config.parse", "config.schema", "config.settings"),
+    *("datasets.schema", "domainbed.catalogue", "domainbed.records", "domainbed.selection"),
+    *("models.card", "models.folder", "models.parity"),
     *("mtct.checks", "mtct.job", "mtct.metrics", "mtct.ray_trainer", "mtct.safe_loading", "mtct.tracking"),
     *("runs.store", "runtime.errors", "runtime.lease", "runtime.placement", "runtime.progress"),
     *("runtime.remote", "runtime.versions"),
