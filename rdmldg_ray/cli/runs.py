@@ -40,7 +40,7 @@ def demo(overrides: Overrides = None, dry_run: DryRun = False, storage: str | No
     print_demo_end(console, done)
     report = api.write_run_report(done)
     say("next: `rdmldg show demo --verdict rejected` prints chains that the filter rejected;")
-    say("      `rdmldg run iconbed` holds out each of the four domains in turn, in about an hour;")
+    say("      `rdmldg run iconbed` holds out each of the four domains in turn, in half an hour;")
     say("      docs/own-data.md tells how to bring your own images")
     say(f"report with curves and a gallery of chains: {report}")
     return {"runs": [document], "report": report}

@@ -108,10 +108,6 @@ RUN = {
 # The test that runs a command, on less data or with less training, but otherwise as it is shown.
 TESTED = {
     "make demo": "runs/test_run_real.py::test_the_demo_runs_with_everything_on_object_storage",
-    "rdmldg run demo data.held_out=all mtct.learning_rate=3e-4 sarr.without_chain=labels "
-    "sarr.training.learning_rate=1e-4": (
-        "runs/test_run_real.py::test_a_run_that_is_ended_thrice_is_the_unbroken_one"
-    ),
     "rdmldg run iconbed": "runs/test_run_real.py::test_a_run_that_is_ended_thrice_is_the_unbroken_one",
     "rdmldg run my.yaml sarr.rounds=3 name=long": "docs/test_commands.py::test_the_python_snippet_runs",
     "rdmldg run iconbed --storage s3://bucket/x": (
