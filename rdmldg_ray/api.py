@@ -44,6 +44,7 @@ from rdmldg_ray.runs.baselines import (
     check_classes,
     measure,
 )
+from rdmldg_ray.runs.cleaning import Removed, clean_run
 from rdmldg_ray.runs.doctor import Finding, examine
 from rdmldg_ray.runs.estimate import Calibration, Prices
 from rdmldg_ray.runs.evaluated import open_fold
@@ -465,6 +466,18 @@ def list_runs(*, storage: str | None = None) -> list[dict[str, Any]]:
 def list_datasets(*, storage: str | None = None) -> list[dict[str, Any]]:
     """The data sets of a storage and those in the package, with the teachers that wrote chains for them."""
     return listing.list_datasets(storage_root(storage))
+
+
+def clean(
+    runs: Sequence[str],
+    *,
+    dry_run: bool = False,
+    storage: str | None = None,
+    console: Console | None = None,
+) -> list[Removed]:
+    """Delete what runs no longer need: checkpoints of complete trainings, answers of complete stages."""
+    console = console or plain_console()
+    return [one for store in resolve_runs(runs, storage) for one in clean_run(store, console, dry_run)]
 
 
 def status(run: str, *, storage: str | None = None) -> RunStatus:

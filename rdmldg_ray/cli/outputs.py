@@ -1,4 +1,4 @@
-"""The commands on what a run left: ``show``, ``export``, ``refilter``, ``calibrate``."""
+"""The commands on what a run left: ``show``, ``export``, ``refilter``, ``calibrate``, ``clean``."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rdmldg_ray import api
-from rdmldg_ray.cli.base import HeldOut, Round, Run, Stage, app, command, console, say
+from rdmldg_ray.cli.base import DryRun, HeldOut, Round, Run, Runs, Stage, app, command, console, say
 from rdmldg_ray.report.rejections import print_round
 from rdmldg_ray.report.samples import print_samples
 from rdmldg_ray.runs.store import stages_of
@@ -93,3 +93,14 @@ def calibrate(
     out.write_text(found.model_dump_json(indent=2) + "\n")
     say(f"{out}: the rates of run '{run}'")
     return found.model_dump()
+
+
+@command(app)
+def clean(runs: Runs, dry_run: DryRun = False, storage: str | None = None) -> Any:
+    """Delete the checkpoints of complete trainings, and answers that a killed command left."""
+    removed = api.clean(runs, dry_run=dry_run, storage=storage, console=console)
+    for one in removed:
+        say(f"{one.location}: {one.files} files, {one.bytes / 1e6:.1f} MB")
+    total = sum(one.bytes for one in removed)
+    say(f"{total / 1e9:.3f} GB {'would be' if dry_run else 'are'} free")
+    return [asdict(one) for one in removed]

@@ -52,6 +52,7 @@ RUN = {
     "rdmldg doctor my.yaml": Run("answers, with 1 models"),
     "rdmldg init new.yaml --from pacs-internvl3-8b --dataset mine --chains gpt-4o": Run("is written"),
     "rdmldg list": Run("mine"),
+    "rdmldg clean demo --dry-run": Run("would be free"),
     "rdmldg list datasets": Run("gpt-4o"),
     "rdmldg settings mtct": Run("mtct.learning_rates.vision"),
     "rdmldg status mine --watch": Run("complete"),
