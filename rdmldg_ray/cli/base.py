@@ -35,6 +35,13 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
+def check_prices(given: tuple[float, float] | None) -> tuple[float, float] | None:
+    """What is given as ``--prices``; refuses what is no amount."""
+    if given and not all(math.isfinite(price) and price >= 0 for price in given):
+        raise typer.BadParameter(f"{given[0]} {given[1]}: give two amounts of 0 or more")
+    return given
+
+
 Recipe = Annotated[
     str,
     typer.Argument(
@@ -67,7 +74,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 Prices = Annotated[
     tuple[float, float],
     typer.Option(
-        help="US dollars for an hour of a worker or engine, and for a GB and month.", metavar="HOUR GB"
+        help="US dollars for an hour of a worker or engine, and for a GB and month.",
+        metavar="HOUR GB",
+        callback=check_prices,
     ),
 ]
 # Those that the wrapper adds.
@@ -137,6 +146,9 @@ def report_errors(debug: bool) -> Iterator[None]:
         yield
     except Exception as error:
         told = error if isinstance(error, RunFailedError) else user_error(error)
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            # Of the operating system's calls only that for the working folder names none.
+            told = RunFailedError("the folder that this was started in is gone; change to another")
         if told is None and isinstance(error, OSError) and error.strerror:
             # A file or folder of the user's, a full disk, a closed terminal.
             where = "" if error.filename is None else f"{error.filename}: "

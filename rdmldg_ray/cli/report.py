@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rdmldg_ray import api
-from rdmldg_ray.cli.base import Runs, app, command, console, say
+from rdmldg_ray.cli.base import Runs, app, check_prices, command, console, say
 from rdmldg_ray.runs.estimate import Prices
 
 
@@ -22,6 +22,7 @@ def report(
         typer.Option(
             help="To tell the cost: US dollars for an hour of a worker or engine, and for a GB and month.",
             metavar="HOUR GB",
+            callback=check_prices,
         ),
     ] = None,
     storage: str | None = None,

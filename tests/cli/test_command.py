@@ -156,3 +156,20 @@ def test_a_wrapped_function_stays_as_it_was():
     from rdmldg_ray.cli.outputs import show
 
     assert "as_json" not in inspect.signature(show).parameters
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = rdmldg("list")
+    assert result.exit_code == 1
+    assert result.stderr == "error: the folder that this was started in is gone; change to another\n"
+
+
+@pytest.mark.parametrize("prices", [("nan", "1"), ("1", "-5"), ("inf", "0")])
+def test_prices_are_amounts(prices, tmp_path):
+    for arguments in (["report", "demo"], ["run", "demo", "--dry-run"]):
+        result = rdmldg(*arguments, "--prices", *prices, "--storage", str(tmp_path))
+        assert result.exit_code == 2
+        assert "give two amounts of 0 or more" in result.stderr
