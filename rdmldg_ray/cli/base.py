@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from inspect import Parameter
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -146,8 +147,7 @@ def report_errors(debug: bool) -> Iterator[None]:
         yield
     except Exception as error:
         told = error if isinstance(error, RunFailedError) else user_error(error)
-        if isinstance(error, FileNotFoundError) and error.filename is None:
-            # Of the operating system's calls only that for the working folder names none.
+        if isinstance(error, FileNotFoundError) and not _has_working_folder():
             told = RunFailedError("the folder that this was started in is gone; change to another")
         if told is None and isinstance(error, OSError) and error.strerror:
             # A file or folder of the user's, a full disk, a closed terminal.
@@ -157,6 +157,14 @@ def report_errors(debug: bool) -> Iterator[None]:
             raise
         print_error(str(told))
         raise typer.Exit(1 if isinstance(told, RunFailedError) else 2) from None
+
+
+def _has_working_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def print_error(message: str) -> None:

@@ -68,16 +68,7 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
         ConfigError: for a missing recipe, an unknown key, a wrong type, a value out of range or two
             settings that contradict each other; one line for each mistake, with the key's path.
     """
-    return _resolve(_read_recipe(recipe), overrides or [], f"recipe '{recipe}'")
-
-
-def recipe_tree(recipe: str) -> dict[str, Any]:
-    """The settings that a recipe's file has, by section; what it leaves out has its default.
-
-    Raises:
-        ConfigError: when there is no such recipe, or its file is no mapping.
-    """
-    return _read_recipe(recipe)
+    return _resolve(recipe_tree(recipe), overrides or [], f"recipe '{recipe}'")
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:
@@ -134,7 +125,12 @@ def _resolve(tree: dict[str, Any], overrides: list[str], source: str) -> Config:
         raise ConfigError("\n".join([f"{source} is not valid:", *lines])) from None
 
 
-def _read_recipe(recipe: str) -> dict[str, Any]:
+def recipe_tree(recipe: str) -> dict[str, Any]:
+    """The settings that a recipe's file has, by section; what it leaves out has its default.
+
+    Raises:
+        ConfigError: when there is no such recipe, or its file is no mapping.
+    """
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         raise ConfigError(

@@ -1,6 +1,7 @@
 """One stage of training as a Ray Train job."""
 
 import itertools
+import json
 import logging
 from dataclasses import replace
 from functools import partial
@@ -29,7 +30,6 @@ from rdmldg_ray.storage import (
     list_folders,
     open_location,
     read_bytes,
-    read_json,
     write_bytes,
 )
 
@@ -171,17 +171,30 @@ def _stream_from_checkpoint(
     shared: "ray.ObjectRef[pa.Table]", plan: BatchPlan, location: str
 ) -> ray.data.Dataset:
     """The stream from the step that follows the last checkpoint."""
-    latest = _committed(location).get("latest_checkpoint_result")
-    first_step = latest["metrics"]["step"] + 1 if latest else 0
     # Where only the outputs are left to write, workers skip the last step, for a stream is never empty.
-    return training_stream(shared, plan, min(first_step, plan.total_steps - 1))
+    return training_stream(shared, plan, min(_committed(location)[1], plan.total_steps - 1))
 
 
-def _committed(location: str) -> dict[str, Any]:
-    """Ray Train's record of a stage's checkpoints; empty before the first."""
+def _committed(location: str) -> tuple[set[str], int]:
+    """Names of a stage's checkpoints that count, and the step that follows the last, by Ray Train's record.
+
+    Raises:
+        ValueError: when that is damaged.
+    """
     record = join(location, CHECKPOINTS_FOLDER, _COMMITTED)
-    found: dict[str, Any] = read_json(record) if exists(record) else {}
-    return found
+    if not exists(record):
+        return set(), 0
+    data = read_bytes(record)
+    try:
+        found = json.loads(data)
+        latest = found.get("latest_checkpoint_result")
+        names = {str(result["checkpoint_dir_name"]) for result in found["checkpoint_results"]}
+        return names, int(latest["metrics"]["step"]) + 1 if latest else 0
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{record}: is damaged ({error!r}); restore it, or delete its folder, which begins this training "
+            "anew"
+        ) from None
 
 
 def sweep_checkpoints(location: str) -> None:
@@ -191,8 +204,7 @@ def sweep_checkpoints(location: str) -> None:
     """
     folder = join(location, CHECKPOINTS_FOLDER)
     there = list_folders(folder)  # before the record, so that none is removed that it comes to name
-    results = _committed(location).get("checkpoint_results", [])
-    committed = {result["checkpoint_dir_name"] for result in results}
+    committed, _ = _committed(location)
     for name in there:
         if name.startswith("checkpoint_") and name not in committed:
             delete_folder(join(folder, name))

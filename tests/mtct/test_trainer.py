@@ -1,6 +1,9 @@
-import pyarrow as pa
+import json
 
-from rdmldg_ray.mtct.trainer import _spread, sweep_checkpoints
+import pyarrow as pa
+import pytest
+
+from rdmldg_ray.mtct.trainer import _committed, _spread, sweep_checkpoints
 from rdmldg_ray.storage import join, list_folders, write_bytes, write_json
 
 RECORD = "checkpoints/checkpoint_manager_snapshot.json"
@@ -33,3 +36,28 @@ def test_engines_are_checked_on_samples_with_a_chain_where_there_are_any():
     rows = pa.table({"label": labels, "chain": chains})
     assert _spread(rows)["chain"].to_pylist() == ["a", "b"]
     assert _spread(rows.slice(4))["label"].to_pylist() == labels[4:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"checkpoint_results": [{}]}',
+        b'{"checkpoint_results": [], "latest_checkpoint_result": {"metrics": {"step": "x"}}}',
+    ],
+)
+def test_a_damaged_record_of_checkpoints_is_told_with_its_remedy(root, content):
+    write_bytes(f"{root}/checkpoints/checkpoint_manager_snapshot.json", content)
+    with pytest.raises(ValueError, match=r"snapshot\.json: is damaged .*delete its folder"):
+        sweep_checkpoints(root)
+
+
+def test_a_training_resumes_after_the_last_checkpoint_that_counts(root):
+    assert _committed(root) == (set(), 0)
+    result = {"checkpoint_dir_name": "checkpoint_2", "metrics": {"step": 11}}
+    record = {"checkpoint_results": [result], "latest_checkpoint_result": result}
+    write_bytes(f"{root}/checkpoints/checkpoint_manager_snapshot.json", json.dumps(record).encode())
+    assert _committed(root) == ({"checkpoint_2"}, 12)
